@@ -1,0 +1,32 @@
+"""A two-tier cache client that ends cache stampedes: one load per key in the whole fleet."""
+
+from tiercache.cache import Cache
+from tiercache.codec import Codec, MsgpackCodec
+from tiercache.errors import (
+    CacheClosed,
+    CodecError,
+    LoadFailed,
+    LoadTimeout,
+    PolicyError,
+    ReentrantLoadError,
+    RemoteUnavailable,
+    TierCacheError,
+)
+from tiercache.policy import Policy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cache",
+    "CacheClosed",
+    "Codec",
+    "CodecError",
+    "LoadFailed",
+    "LoadTimeout",
+    "MsgpackCodec",
+    "Policy",
+    "PolicyError",
+    "ReentrantLoadError",
+    "RemoteUnavailable",
+    "TierCacheError",
+]

@@ -1,0 +1,218 @@
+"""The port for asyncio. The loads it leads are tasks of their own, so that no caller's cancellation ends them."""
+
+import asyncio
+import contextvars
+import inspect
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from tiercache.aio_link import LoopLinks
+from tiercache.errors import CacheClosed
+from tiercache.local.flight import Flight
+from tiercache.policy import Policy
+from tiercache.port import AGAIN, Fly, Loader, Message, Node, Outcome, Slot, is_async, loading
+from tiercache.workers import Workers
+
+_LONGEST = 1e6
+
+
+class Loops:
+    """What belongs to the event loops of one process: a connection each, and the running loads."""
+
+    def __init__(self, address: Any, connect_timeout: float, limit: int, workers: Workers) -> None:
+        self._arguments = (address, connect_timeout, limit)
+        self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLinks] = WeakKeyDictionary()
+        self.workers = workers
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    def links(self, loop: asyncio.AbstractEventLoop) -> LoopLinks:
+        links = self._links.get(loop)
+        if links is None:
+            links = self._links.setdefault(loop, LoopLinks(*self._arguments))
+        return links
+
+    def close(self) -> None:
+        """Close every loop's connection, each on its own thread."""
+        for loop, links in list(self._links.items()):
+            try:
+                loop.call_soon_threadsafe(links.close)
+            except RuntimeError:  # that loop is closed, and its connection with it
+                pass
+        self._links.clear()
+
+    def after_fork(self) -> None:
+        self._links.clear()
+        self.tasks.clear()
+
+
+class LoopWaker:
+    """Wakes every task of one loop that waits for one flight, by one call into the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._futures: list[asyncio.Future[None]] = []
+
+    def add(self) -> "asyncio.Future[None]":
+        future = self._loop.create_future()
+        self._futures.append(future)
+        return future
+
+    def __call__(self) -> None:
+        self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        for future in self._futures:
+            _set(future)
+
+
+def _set(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class AioPort:
+    """One async call's view of the world."""
+
+    def __init__(self, node: Node, loops: Loops) -> None:
+        self.node = node
+        self.left = node.call_budget
+        self._loops = loops
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[Any] | None = None  # the one that runs this port's flight
+
+    async def ready(self) -> None:
+        inbox = self.node.inbox
+        if inbox is not None and not inbox.started.is_set():
+            future = self._loop.create_future()
+            inbox.when_started(partial(_tell, self._loop, future))
+            await self._until(future, self.node.call_budget)
+
+    async def _until(self, future: "asyncio.Future[None]", seconds: float) -> None:
+        handle = self._loop.call_later(max(0.0, min(seconds, _LONGEST)), _set, future)
+        try:
+            await future
+        finally:
+            handle.cancel()
+
+    async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
+        link = await self._loops.links(self._loop).link()
+        return await link.exchange(packed, replies, timeout)
+
+    async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
+        flight.on_loop = True
+        self._task = task = self._start(flight, fly)
+        if policy.on_abandon == "cancel":
+            flight.cancel = partial(self._loop.call_soon_threadsafe, task.cancel)
+        return None
+
+    def _start(self, flight: Flight, fly: Fly) -> "asyncio.Task[Any]":
+        port = AioPort(self.node, self._loops)
+        port._task = task = self._loop.create_task(fly(port))
+        self._loops.tasks.add(task)
+        task.add_done_callback(partial(self._ended, flight))
+        return task
+
+    def _ended(self, flight: Flight, task: "asyncio.Task[Any]") -> None:
+        self._loops.tasks.discard(task)
+        self.node.table.settle(flight, AGAIN)  # it may have been cancelled before it began
+        if not task.cancelled():
+            task.exception()
+
+    async def join(self, flight: Flight, seconds: float) -> Outcome | None:
+        waker = flight.follow(self._loop, LoopWaker(self._loop))
+        if waker is not None:
+            try:
+                await self._until(waker.add(), seconds)
+            finally:
+                flight.leave()
+            if not flight.settled:
+                return None
+        if flight.outcome is AGAIN and self._task is not None:
+            task, self._task = self._task, None
+            await asyncio.wait({task})
+            task.result()  # the loader's own BaseException belongs to the caller that started it
+        return flight.outcome  # type: ignore[no-any-return]
+
+    async def load(self, loader: Loader, flight: Flight, policy: Policy) -> Outcome:
+        entered = self.node.inside(flight)
+        try:
+            if is_async(loader):
+                with self.node.around_load():
+                    return Outcome(await loader())
+            outcome = await self._in_thread(loader, flight)
+            if inspect.isawaitable(outcome.value):
+                with self.node.around_load():
+                    return Outcome(await outcome.value)
+            if outcome.error is not None and not isinstance(outcome.error, Exception):
+                raise outcome.error
+            return outcome
+        except Exception as error:
+            return Outcome(error=error)
+        finally:
+            loading.reset(entered)
+
+    async def _in_thread(self, loader: Loader, flight: Flight) -> Outcome:
+        future: asyncio.Future[None] = self._loop.create_future()
+        outcome = Outcome()
+        context = contextvars.copy_context()
+
+        def job() -> None:
+            try:
+                with self.node.around_load():
+                    outcome.value = context.run(loader)
+            except BaseException as error:
+                outcome.error = error
+            _tell(self._loop, future)
+
+        cancel, flight.cancel = flight.cancel, None  # a thread can't be cancelled: it ends and commits
+        if not self._loops.workers.submit(job):
+            return Outcome(error=CacheClosed(f"the cache was closed before {flight.key!r} was loaded"))
+        await future
+        flight.cancel = cancel
+        return outcome
+
+    async def wait(self, slot: Slot, seconds: float) -> Message | None:
+        future = self._loop.create_future()
+        slot.wake = partial(self._loop.call_soon_threadsafe, _set, future)
+        if not slot.messages:
+            await self._until(future, seconds)
+        return slot.messages[-1] if slot.messages else None
+
+    def spawn(self, flight: Flight, fly: Fly) -> None:
+        flight.on_loop = True
+        self._start(flight, fly)
+
+    def stop(self) -> None:
+        if self._task is not None:
+            _tell_loop(self._loop, self._task.cancel)
+
+    def blocks_a_loop(self) -> bool:
+        return False
+
+
+def _tell(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> None:
+    _tell_loop(loop, partial(_set, future))
+
+
+def _tell_loop(loop: asyncio.AbstractEventLoop, call: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:  # closed: nobody is left to hear it
+        pass
+
+
+async def aclose(loops: Loops, close: Callable[[], None]) -> None:
+    """Close this loop's connection here, and the rest on a thread, because it may wait for Redis."""
+    loop = asyncio.get_running_loop()
+    loops.links(loop).close()
+    future = loop.create_future()
+
+    def job() -> None:
+        close()
+        _tell(loop, future)
+
+    threading.Thread(target=job, name="tiercache-close", daemon=True).start()
+    await future

@@ -1,0 +1,158 @@
+"""The connection of one event loop: redis-py connects, then the transport is ours.
+
+Reads and scripts of all tasks share it: each is written at once, the answers come in order. A cancelled caller
+keeps its place in the queue, so nobody gets another's answer; a connection that misses a deadline is dropped.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import redis
+
+from tiercache.remote.links import GRACE, Unanswered, allowance
+from tiercache.remote.resp import INCOMPLETE, Malformed, reader
+
+
+class Waiting:
+    """One caller's place in the queue of answers."""
+
+    __slots__ = ("future", "left", "moved_before", "replies", "size")
+
+    def __init__(self, future: "asyncio.Future[list[Any]]", replies: int, size: int, moved: int) -> None:
+        self.future = future
+        self.left = replies
+        self.replies: list[Any] = []
+        self.size = size
+        self.moved_before = moved
+
+
+class LoopLink(asyncio.Protocol):
+    """A connected link; `exchange` may be called by any task of its loop."""
+
+    def __init__(self, connection: Any, limit: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limit = limit
+        self._reader = reader()
+        self._waiting: deque[Waiting] = deque()
+        self._moved = 0  # bytes received so far
+        self._head_at = 0  # how many had been when the first in the queue became the first
+        self.closed = False
+        # redis-py's stream objects are kept, because they close the transport when they are collected.
+        self._connection = connection
+        self._transport: asyncio.WriteTransport = connection._writer.transport
+        self._transport.set_protocol(self)
+
+    async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
+        """Send in one write and read that many replies; raises Unanswered."""
+        if self.closed:
+            raise Unanswered("the connection is lost")
+        waiting = Waiting(self._loop.create_future(), replies, len(packed), self._moved)
+        if not self._waiting:
+            self._head_at = self._moved
+        self._waiting.append(waiting)
+        self._transport.write(packed)
+        deadline = self._loop.time() + timeout
+        handle = self._loop.call_at(deadline, self._overdue, waiting, deadline, deadline)
+        waiting.future.add_done_callback(lambda _: handle.cancel())
+        return await waiting.future
+
+    def _overdue(self, waiting: Waiting, base: float, deadline: float) -> None:
+        allowed = base + allowance(waiting.size + self._moved - waiting.moved_before)
+        now = self._loop.time()
+        if now - deadline > GRACE:  # the loop was blocked: the answer may be there already
+            allowed = max(allowed, now + 0.001)
+        if allowed > deadline:
+            handle = self._loop.call_at(allowed, self._overdue, waiting, base, allowed)
+            waiting.future.add_done_callback(lambda _: handle.cancel())
+        elif not waiting.future.done():
+            self._fail("no answer in time")
+
+    def data_received(self, data: bytes) -> None:
+        self._moved += len(data)
+        self._reader.feed(data)
+        try:
+            while self._waiting and (reply := self._reader.gets()) is not INCOMPLETE:
+                first = self._waiting[0]
+                first.replies.append(reply)
+                first.left -= 1
+                self._head_at = self._moved
+                if not first.left:
+                    self._waiting.popleft()
+                    if not first.future.done():
+                        first.future.set_result(first.replies)
+        except Malformed as error:
+            self._fail(str(error))
+        if self._moved - self._head_at > self._limit and self._waiting:
+            self._fail(f"a reply of more than {self._limit} bytes", oversized=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail("the connection was lost" if exc is None else f"{type(exc).__name__}: {exc}")
+
+    def _fail(self, why: str, *, oversized: bool = False) -> None:
+        self.closed = True
+        waiting, self._waiting = self._waiting, deque()
+        for each in waiting:
+            if not each.future.done():
+                each.future.set_exception(Unanswered(why, oversized=oversized))
+            oversized = False  # only the first in the queue asked for it
+        self.close()
+
+    def close(self) -> None:
+        self.closed = True
+        self._transport.abort()
+        self._connection._writer = self._connection._reader = None
+
+
+class LoopLinks:
+    """The link of one event loop, made when it is first needed and again when it is lost."""
+
+    def __init__(self, address: Any, connect_timeout: float, limit: int) -> None:
+        self._address = address
+        self._connect_timeout = connect_timeout
+        self._limit = limit
+        self._link: LoopLink | None = None
+        self._connecting: asyncio.Task[LoopLink] | None = None
+        self._keeper: AsyncGenerator[None, None] | None = None
+
+    async def link(self) -> LoopLink:
+        """The connected link; concurrent callers share one attempt to connect."""
+        if self._link is not None and not self._link.closed:
+            return self._link
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+            self._connecting.add_done_callback(self._connected)
+        return await asyncio.shield(self._connecting)
+
+    def _connected(self, task: "asyncio.Task[LoopLink]") -> None:
+        self._connecting = None
+        if not task.cancelled():
+            task.exception()  # it was told to whoever waited
+
+    async def _connect(self) -> LoopLink:
+        connection = self._address.async_connection(self._connect_timeout)
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                await connection.connect()
+        except (redis.RedisError, OSError, TimeoutError) as error:
+            await connection.disconnect(nowait=True)
+            raise Unanswered(f"can't connect: {type(error).__name__}: {error}") from None
+        self._link = LoopLink(connection, self._limit)
+        if self._keeper is None:
+            self._keeper = self._keep()
+            await self._keeper.__anext__()
+        return self._link
+
+    async def _keep(self) -> AsyncGenerator[None, None]:
+        # asyncio.run finalizes a started generator before it closes the loop: no socket outlives its loop.
+        try:
+            yield
+        finally:
+            self.close()
+            await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Drop the connection; callable on the loop's thread only."""
+        if self._link is not None:
+            self._link.close()

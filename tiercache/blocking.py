@@ -1,0 +1,114 @@
+"""The port for threads: its methods block and never suspend, so `run` finishes a flow with one send."""
+
+import contextvars
+import inspect
+import sys
+import threading
+from collections.abc import Coroutine
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+from tiercache.local.flight import Flight
+from tiercache.policy import Policy
+from tiercache.port import AGAIN, Fly, Loader, Message, Node, Outcome, Slot, loading
+from tiercache.workers import Workers
+
+T = TypeVar("T")
+_LONGEST = threading.TIMEOUT_MAX / 2
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never suspends."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    coroutine.close()
+    raise RuntimeError("a blocking port suspended: this is a defect of tiercache")
+
+
+class Turnstile:
+    """Lets every waiting thread of a flight through once it is called."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def __call__(self) -> None:
+        self._lock.release()
+
+    def wait(self, seconds: float) -> bool:
+        """False if the flight took longer."""
+        if not self._lock.acquire(timeout=max(0.0, min(seconds, _LONGEST))):
+            return False
+        self._lock.release()
+        return True
+
+
+class BlockingPort:
+    """One sync call's view of the world."""
+
+    def __init__(self, node: Node, refreshers: Workers, behind: bool = False) -> None:
+        self.node = node
+        self.left = node.call_budget
+        self._refreshers = refreshers
+        self._behind = behind  # it runs a refresh, outside its caller's frame
+
+    async def ready(self) -> None:
+        inbox = self.node.inbox
+        if inbox is not None and not inbox.started.is_set():
+            inbox.started.wait(self.node.call_budget)
+
+    async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
+        return self.node.links.exchange(packed, replies, timeout)  # type: ignore[no-any-return]
+
+    async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
+        return await fly(self)
+
+    async def join(self, flight: Flight, seconds: float) -> Outcome | None:
+        turnstile = flight.follow(None, Turnstile())
+        if turnstile is None:
+            return flight.outcome  # type: ignore[no-any-return]
+        try:
+            return flight.outcome if turnstile.wait(seconds) else None
+        finally:
+            flight.leave()
+
+    async def load(self, loader: Loader, flight: Flight, policy: Policy) -> Outcome:
+        entered = self.node.inside(flight)
+        try:
+            with self.node.around_load() if self._behind else nullcontext():
+                value = loader()
+        except Exception as error:
+            return Outcome(error=error)
+        finally:
+            loading.reset(entered)
+        if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):
+                value.close()
+            return Outcome(
+                error=TypeError(
+                    f"the loader of {flight.key!r} is async: use the a-methods, or decorate an async function"
+                )
+            )
+        return Outcome(value)
+
+    async def wait(self, slot: Slot, seconds: float) -> Message | None:
+        event = threading.Event()
+        slot.wake = event.set
+        if not slot.messages:
+            event.wait(max(0.0, min(seconds, _LONGEST)))
+        return slot.messages[-1] if slot.messages else None
+
+    def spawn(self, flight: Flight, fly: Fly) -> None:
+        context = contextvars.copy_context()
+        port = BlockingPort(self.node, self._refreshers, behind=True)
+        if not self._refreshers.submit(lambda: context.run(run, fly(port)), queue_up=False):
+            self.node.table.settle(flight, AGAIN)
+
+    def stop(self) -> None:
+        pass  # a thread can't be stopped: its own caller gets the value when it comes
+
+    def blocks_a_loop(self) -> bool:
+        events = sys.modules.get("asyncio.events")
+        return events is not None and events._get_running_loop() is not None

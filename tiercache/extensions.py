@@ -1,0 +1,271 @@
+"""The types that msgpack lacks: how they are written (a part of the wire format), and what can't be.
+
+A scalar is an extension with data. A container is a *tagged array*: a msgpack array whose first element is an
+extension without data. So containers nest in one msgpack stream: no copies, and one depth limit, msgpack's.
+
+| code | type                  | data, big-endian                                                   |
+|------|-----------------------|--------------------------------------------------------------------|
+| 1    | int beyond 64 bits    | two's complement                                                   |
+| 2    | datetime              | u16 year, u8 month day hour minute second, u32 microsecond*, zone  |
+| 3    | date                  | u16 year, u8 month day                                             |
+| 4    | time                  | u8 hour minute second, u32 microsecond*, zone                      |
+| 5    | timedelta             | i32 days, u32 seconds microseconds                                 |
+| 6    | Decimal               | its str, ASCII                                                     |
+| 7    | UUID                  | 16 bytes                                                           |
+| 16   | tuple                 | none; the array goes on with the elements (17, 18 too)             |
+| 17   | set                   |                                                                    |
+| 18   | frozenset             |                                                                    |
+| 19   | registered object     | none; the array goes on with the registered name and the state     |
+
+*: plus 2^31 if fold. zone: nothing if naive; 0 and the offset of a timezone, i64 microseconds; 1, the same
+and its name; 2 and the key of a ZoneInfo (names, keys: UTF-8). A msgpack timestamp (-1) is never written.
+
+The packer takes a few foreign types for bytes or extensions without asking. `holds_lookalike` finds them
+level by level with gc.get_referents, which lists the contents of many containers in one C call.
+"""
+
+import dataclasses
+import datetime as dt
+import enum
+import gc
+import reprlib
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from struct import Struct
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from msgpack import ExtType, Timestamp  # type: ignore[import-untyped]
+
+from tiercache.errors import CodecError
+
+PLAIN = {type(None), bool, float, str, bytes, list, dict}
+LOOKALIKES = {bytearray, memoryview, ExtType, Timestamp}
+_NESTED = {list, dict, tuple, set, frozenset}
+_DEPTH = 1024
+_REPR = reprlib.Repr()
+_REPR.maxstring = 80
+
+INT, DATETIME, DATE, TIME, TIMEDELTA, DECIMAL, UUID_ = range(1, 8)
+TUPLE, SET, FROZENSET, OBJECT = range(16, 20)
+TAGS = {code: ExtType(code, b"") for code in (TUPLE, SET, FROZENSET, OBJECT)}
+
+_DATETIME = Struct(">HBBBBBI")
+_DATE = Struct(">HBB")
+_TIME = Struct(">BBBI")
+_TIMEDELTA = Struct(">iII")
+_OFFSET = Struct(">q")
+_FOLD = 1 << 31
+_MICROSECOND = dt.timedelta(microseconds=1)
+
+
+def _write_zone(zone: dt.tzinfo | None) -> bytes:
+    if zone is None:
+        return b""
+    if type(zone) is dt.timezone:
+        offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]
+        data = _OFFSET.pack(offset // _MICROSECOND)
+        return b"\1" + data + name[0].encode() if name else b"\0" + data
+    if type(zone) is ZoneInfo and zone.key is not None:
+        return b"\2" + zone.key.encode()
+    raise TypeError(f"its zone {zone!r} is neither a datetime.timezone nor a zoneinfo.ZoneInfo with a key")
+
+
+def _read_zone(data: bytes) -> dt.tzinfo | None:
+    if not data:
+        return None
+    if data[0] == 2:
+        return ZoneInfo(data[1:].decode())
+    if data[0] > 2 or (data[0] == 0 and len(data) != 9):
+        raise ValueError("malformed zone")
+    offset = dt.timedelta(microseconds=_OFFSET.unpack_from(data, 1)[0])
+    return dt.timezone(offset, data[9:].decode()) if data[0] else dt.timezone(offset)
+
+
+def _write_datetime(value: dt.datetime) -> ExtType:
+    micro = value.microsecond | (_FOLD if value.fold else 0)
+    clock = (value.hour, value.minute, value.second, micro)
+    return ExtType(DATETIME, _DATETIME.pack(value.year, value.month, value.day, *clock) + _write_zone(value.tzinfo))
+
+
+def _read_datetime(data: bytes) -> dt.datetime:
+    year, month, day, hour, minute, second, micro = _DATETIME.unpack_from(data)
+    zone = _read_zone(data[_DATETIME.size :])
+    return dt.datetime(year, month, day, hour, minute, second, micro & ~_FOLD, zone, fold=micro >> 31)
+
+
+def _write_time(value: dt.time) -> ExtType:
+    micro = value.microsecond | (_FOLD if value.fold else 0)
+    return ExtType(TIME, _TIME.pack(value.hour, value.minute, value.second, micro) + _write_zone(value.tzinfo))
+
+
+def _read_time(data: bytes) -> dt.time:
+    hour, minute, second, micro = _TIME.unpack_from(data)
+    return dt.time(hour, minute, second, micro & ~_FOLD, _read_zone(data[_TIME.size :]), fold=micro >> 31)
+
+
+Write = Callable[[Any], Any]
+
+WRITE: dict[type, Write] = {
+    int: lambda value: ExtType(INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)),
+    dt.datetime: _write_datetime,
+    dt.date: lambda value: ExtType(DATE, _DATE.pack(value.year, value.month, value.day)),
+    dt.time: _write_time,
+    dt.timedelta: lambda value: ExtType(TIMEDELTA, _TIMEDELTA.pack(value.days, value.seconds, value.microseconds)),
+    Decimal: lambda value: ExtType(DECIMAL, str(value).encode("ascii")),
+    UUID: lambda value: ExtType(UUID_, value.bytes),
+    tuple: lambda value: [TAGS[TUPLE], *value],
+    set: lambda value: [TAGS[SET], *value],
+    frozenset: lambda value: [TAGS[FROZENSET], *value],
+}
+"""What the packer is handed instead of a value it has no form for, by exact type."""
+
+READ: dict[int, Callable[[bytes], object]] = {
+    INT: lambda data: int.from_bytes(data, "big", signed=True),
+    DATETIME: _read_datetime,
+    DATE: lambda data: dt.date(*_DATE.unpack(data)),
+    TIME: _read_time,
+    TIMEDELTA: lambda data: dt.timedelta(*_TIMEDELTA.unpack(data)),
+    DECIMAL: lambda data: Decimal(data.decode("ascii")),
+    UUID_: lambda data: UUID(bytes=data),
+}
+"""A scalar from an extension's data, by code."""
+
+BUILD: dict[int, Callable[[list[Any]], object]] = {TUPLE: tuple, SET: set, FROZENSET: frozenset}
+"""A container from the elements behind its tag, by code."""
+
+
+class _Tag:
+    """Stands in a decoded array's first place until the array is complete."""
+
+    __slots__ = ("build",)
+
+    def __init__(self, build: Callable[[list[Any]], object]) -> None:
+        self.build = build
+
+
+class TaggedArrays:
+    """msgpack's hooks for a payload with tagged arrays; `restore` makes an object of [name, state]."""
+
+    def __init__(self, restore: Callable[[list[Any]], object]) -> None:
+        self.loose = 0
+        """How many tags head no array: not 0 at the end if the payload is malformed."""
+        self._tags = {code: _Tag(build) for code, build in (BUILD | {OBJECT: restore}).items()}
+
+    def extension(self, code: int, data: bytes) -> object:
+        tag = self._tags.get(code)
+        if tag is None:
+            return read_scalar(code, data)
+        if data:
+            raise CodecError(f"malformed payload: tag {code} has data")
+        self.loose += 1
+        return tag
+
+    def array(self, values: list[Any]) -> object:
+        if not values or type(values[0]) is not _Tag:
+            return values
+        self.loose -= 1
+        build: Callable[[list[Any]], object] = values.pop(0).build
+        return build(values)
+
+
+def read_scalar(code: int, data: bytes) -> object:
+    """msgpack's hook for a payload without tagged arrays."""
+    if code not in READ:
+        raise CodecError(f"malformed payload: extension code {code} is unknown in this place")
+    return READ[code](data)
+
+
+def holds_lookalike(level: list[object]) -> bool:
+    """Whether these values hold, at any depth, what the packer mistakes for something else."""
+    while True:
+        types = set(map(type, level))
+        if not types.isdisjoint(LOOKALIKES):
+            return True
+        if types.isdisjoint(_NESTED):
+            return False
+        level = gc.get_referents(*[part for part in level if type(part) in _NESTED])
+
+
+Part = tuple[str, object, object]
+"""A step of a path, as a format and its argument, and the value that the step leads to."""
+
+
+def find_fault(value: object, write: Mapping[type, Write]) -> str | None:
+    """The path to the first part that can't be stored, and why; None if there is none that can be named."""
+    path: list[str] = []
+    around: dict[int, object] = {}
+    top: list[Part] = [("$", None, value)]
+    walk = [iter(top)]
+    while walk:
+        for form, key, part in walk[-1]:
+            fault, parts = _look(part, write)
+            if id(part) in around:
+                fault = "refers back to a container that it is in"
+            if fault:
+                where = "".join(path) + _step(form, key)
+                return f"{where if len(where) < 300 else where[:150] + '...' + where[-140:]} {fault}"
+            if parts:
+                if len(path) == _DEPTH:
+                    return None
+                path.append(_step(form, key))
+                around[id(part)] = part
+                walk.append(iter(parts))
+                break
+        else:
+            walk.pop()
+            if path:
+                path.pop()
+                around.popitem()
+    return None
+
+
+def _look(part: Any, write: Mapping[type, Write]) -> tuple[str | None, list[Part]]:
+    kind = type(part)
+    if kind in LOOKALIKES:
+        return f"is a {name_of(kind)}, which has no stored form: make it bytes", []
+    if kind not in PLAIN and kind not in write:
+        return f"is a {name_of(kind)}, which has no stored form: add {register_line(kind)}", []
+    try:
+        form = part.encode() if kind is str else write[kind](part) if kind in write else part
+    except Exception as exc:
+        return f"is a {name_of(kind)} that can't be stored: {text_of(exc)}", []
+    if kind is dict:
+        pairs = list(part.items())
+        return None, [step for k, v in pairs for step in ((".key({})", k, k), ("[{}]", k, v))]
+    if kind in (list, tuple):
+        return None, [("[{}]", index, item) for index, item in enumerate(part)]
+    if kind in (set, frozenset):
+        return None, [("{{{}}}", item, item) for item in part]
+    if type(form) is not list:
+        return None, []
+    if dataclasses.is_dataclass(kind) and type(form[2]) is dict:
+        return None, [(f".{field}", None, item) for field, item in form[2].items()]
+    return None, [(".to()", None, form[2])]
+
+
+def _step(form: str, key: object) -> str:
+    try:
+        return form.format(_REPR.repr(key))
+    except Exception:
+        return form.format(name_of(type(key)))
+
+
+def register_line(cls: type) -> str:
+    """What to add to the program so that instances of `cls` can be stored."""
+    by_itself = issubclass(cls, enum.Enum) or "__dataclass_fields__" in vars(cls)
+    return f"cache.register({name_of(cls)}{'' if by_itself else ', to=..., from_=...'})"
+
+
+def name_of(cls: type) -> str:
+    """The qualified name of a class, with its module unless that is builtins."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def text_of(exc: Exception) -> str:
+    """An exception in one line, whatever its own str does."""
+    try:
+        return f"{type(exc).__name__}: {exc}"[:300]
+    except Exception:
+        return type(exc).__name__

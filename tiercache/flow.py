@@ -1,0 +1,211 @@
+"""The protocol between a miss and a value, written once.
+
+Why `async def`, though threads run it too: the blocking port's methods never suspend, so a thread finishes one
+of these coroutines with a single send. Nothing here knows a clock, chance, sockets, threads or an event loop;
+it asks the port.
+
+A call asks the table what to do. Whoever is told LEAD or DUE owns a flight, and a `Leader` takes it to its
+settlement; whoever is told JOIN waits for that. Every fill of tier 1 goes through a flight.
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+from tiercache.errors import ReentrantLoadError
+from tiercache.leader import Leader, late, tail
+from tiercache.local.flight import Flight
+from tiercache.local.table import Mode, Verdict
+from tiercache.policy import Policy
+from tiercache.port import AGAIN, Lease, Loader, Outcome, Port, RemoteDown, RemoteRefused, answer
+
+HIT, DUE, LEAD, JOIN, ALONE = map(int, Verdict)
+LOAD, READ, FORCE, WRITE, VERIFY = map(int, Mode)
+BATCH = 512  # keys in one write
+
+
+async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode: int = LOAD) -> Outcome:
+    """The value of `key`, loaded if need be; `mode` FORCE loads whatever is cached."""
+    node = port.node
+    await port.ready()
+    until = node.now() + policy.timeout if policy.timeout is not None else math.inf
+    while True:
+        verdict, *rest = node.table.probe(
+            key, node.now(), node.draw(), policy.stale_while_revalidate, policy.beta, mode
+        )
+        if verdict == HIT:
+            return answer(rest[0]).shared()
+        flight = rest[-1]
+        if verdict == DUE:
+            return await _due(port, flight, rest[0], loader, policy)
+        if node.reenters(key):
+            if verdict == LEAD:
+                node.table.settle(flight, AGAIN)
+            return Outcome(
+                error=ReentrantLoadError(
+                    f"the loader of {key!r} asks for {key!r} itself: load its value without the cache there"
+                )
+            )
+        outcome = None
+        if verdict == LEAD:
+            outcome = await port.lead(flight, partial(_fly, flight, loader, policy, until), policy)
+        if outcome is None:
+            outcome = await _join(port, flight, loader, policy, until)
+        loaded = mode == LOAD or flight.mode in (LOAD, FORCE)
+        if outcome is not AGAIN and loaded:
+            return outcome
+
+
+async def _fly(flight: Flight, loader: Loader, policy: Policy, until: float, port: Port) -> Outcome:
+    return await Leader(port, flight, loader, policy, until).fly()
+
+
+async def _due(port: Port, flight: Flight, value: Any, loader: Loader, policy: Policy) -> Outcome:
+    """Serve the value and refresh it behind, or first, where the policy says so."""
+    outcome = AGAIN
+    if policy.refresh == "background":
+        port.spawn(flight, partial(_fly, flight, loader, policy, math.inf))
+    else:
+        outcome = await _fly(flight, loader, policy, math.inf, port)
+    return answer(value).shared() if outcome is AGAIN else outcome
+
+
+async def _join(port: Port, flight: Flight, loader: Loader, policy: Policy, until: float) -> Outcome:
+    """Wait for somebody else's flight of this process, but not for ever."""
+    node = port.node
+    if flight.on_loop and port.blocks_a_loop():
+        return await _bypass(port, flight.key, loader, policy, "bypass_loop")
+    now = node.now()
+    patience = policy.nested_wait if node.nested() else policy.max_load
+    outcome = await port.join(flight, min(until - now, patience))
+    if outcome is not None:
+        return outcome.shared()
+    if node.now() >= until:
+        return late(node.table.peek(flight.key), flight.key, policy, node.now())
+    return await _bypass(port, flight.key, loader, policy, "bypass_nested")
+
+
+async def _bypass(port: Port, key: str, loader: Loader, policy: Policy, counter: str) -> Outcome:
+    """A load of one's own, without a lease: nobody shares it and nothing keeps it."""
+    node = port.node
+    node.count(counter)
+    leader = Leader(port, Flight(key), loader, policy)
+    try:
+        return await leader.run_loader(Lease(key, node.token(), math.inf))
+    finally:
+        node.table.settle(leader.flight, AGAIN)
+
+
+async def get(port: Port, key: str, policy: Policy) -> Outcome:
+    """What either tier holds; AGAIN if neither does. Starts no load and waits for none."""
+    node = port.node
+    await port.ready()
+    verdict, *rest = node.table.probe(key, node.now(), mode=READ, swr=policy.stale_while_revalidate)
+    if verdict == HIT:
+        return answer(rest[0]).shared()
+    if verdict == JOIN:
+        outcome = await port.join(rest[0], node.call_budget)
+        if outcome is not None and outcome is not AGAIN:
+            return outcome.shared()
+    [outcome] = await _read_many(port, [rest[0] if verdict == LEAD else Flight(key, READ)], policy)
+    return outcome
+
+
+async def get_many(port: Port, keys: list[str], policy: Policy) -> dict[str, Outcome]:
+    """`get` of many keys in one round trip per batch; absent keys are left out."""
+    node = port.node
+    await port.ready()
+    found: dict[str, Outcome] = {}
+    flights = []
+    for key in keys:
+        verdict, *rest = node.table.probe(key, node.now(), mode=READ, swr=policy.stale_while_revalidate)
+        if verdict == HIT:
+            found[key] = answer(rest[0]).shared()
+        else:
+            flights.append(rest[0] if verdict == LEAD else Flight(key, READ))  # others are read without filling
+    for start in range(0, len(flights), BATCH):
+        batch = flights[start : start + BATCH]
+        try:
+            outcomes = await _read_many(port, batch, policy)
+        except BaseException:
+            for flight in flights[start:]:
+                node.table.settle(flight, AGAIN)
+            raise
+        found |= {flight.key: outcome for flight, outcome in zip(batch, outcomes, strict=True)}
+    return {key: found[key] for key in keys if found[key] is not AGAIN}
+
+
+async def _read_many(port: Port, flights: list[Flight], policy: Policy) -> list[Outcome]:
+    """Read and settle; the table fills nothing for a flight that it did not start."""
+    node = port.node
+    sent, epoch = node.now(), node.table.stamp()
+    outcomes = []
+    try:
+        keys = [flight.key for flight in flights]
+        try:
+            founds = await node.remote.read_many(port, keys)
+        except (RemoteDown, RemoteRefused):
+            node.count("unread", len(keys))
+            founds = None
+        for at, flight in enumerate(flights):
+            leader = Leader(port, flight, None, policy)
+            taken = leader.unread() if founds is None else leader.take(founds[at], sent, epoch)
+            node.count("hits_remote" if taken is not None and founds is not None else "misses")
+            outcome, fill = taken or (AGAIN, None)
+            node.table.settle(flight, outcome, fill)
+            outcomes.append(outcome)
+    finally:
+        for flight in flights:
+            node.table.settle(flight, AGAIN)
+    return outcomes
+
+
+async def set_many(port: Port, values: dict[str, Any], policy: Policy) -> None:
+    """Replace values in both tiers, in one round trip per batch; nothing is written if one can't be encoded."""
+    node = port.node
+    await port.ready()
+    fresh, hard = policy.ttl, policy.ttl + tail(policy)
+    packed = []
+    for key, value in values.items():
+        record, size = None, 0
+        id = node.token()[:8]
+        if node.remote.shared:
+            record, size = node.values.pack(key, value, id=id, fresh=fresh, hard=hard, delta=0.0)
+        packed.append((key, value, id, record, size))
+    for start in range(0, len(packed), BATCH):
+        await _write_batch(port, packed[start : start + BATCH], policy)
+
+
+async def _write_batch(port: Port, batch: list[Any], policy: Policy) -> None:
+    node = port.node
+    flights = []
+    for key, _, id, _, _ in batch:
+        flight = node.table.probe(key, node.now(), mode=WRITE)[1]
+        node.table.writing(flight, id)
+        flights.append(flight)
+    sent, epoch = node.now(), node.table.stamp()
+    done = False
+    try:
+        await node.remote.write_many(port, [(key, record) for key, _, _, record, _ in batch])
+        done = True
+    finally:
+        # The fence, whatever came of it: what was loaded before this write fills nothing from here on.
+        for flight, (key, value, id, _, size) in zip(flights, batch, strict=True):
+            node.cut(key, id if done else b"")
+            weight = node.weigh(value, size)
+            verify = sent + policy.local_ttl if node.remote.shared else math.inf
+            fresh, hard = sent + policy.ttl, sent + policy.ttl + tail(policy)
+            fill = (value, fresh, hard, verify, 0.0, policy.beta, epoch, id, weight) if done else None
+            node.table.settle(flight, Outcome(value) if done else AGAIN, fill)
+
+
+async def invalidate(port: Port, keys: list[str], soft: bool) -> None:
+    """From its return on nobody gets what was loaded before, here or in any process that has heard of it."""
+    node = port.node
+    await port.ready()
+    try:
+        for start in range(0, len(keys), BATCH):
+            await node.remote.invalidate(port, keys[start : start + BATCH], soft)
+    finally:
+        for key in keys:
+            node.cut(key, soft=soft)

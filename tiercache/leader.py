@@ -1,0 +1,453 @@
+"""One flight, from its start to its settlement.
+
+    read ── fresh ──────────────────────────────────────────────▶ settle
+      │ stale, absent (an early refresh starts here)
+      ▼
+    elect ── HIT ──▶ read again        COOLDOWN ── stale value or the failure ──▶ settle
+      │  ▲
+      │  └── BUSY: wait on the flight's slot; ready ──────────────▶ settle
+      ▼ GRANTED                 failed ── stale value or failure ─▶ settle
+    load ── value ── commit ── OK: tier 1 is filled; REJECTED: only the callers get it ──▶ settle
+      └──── error ── release ── stale value or the error ───────▶ settle
+
+Where Redis does not answer, the loader runs under the local flight alone (a bypass), is counted, and never
+commits. A flight that was cut loose on the way settles its callers like any other; the table fills nothing.
+This file is longer than others because these states share one state, and are read together.
+"""
+
+import logging
+import math
+from typing import Any
+
+from tiercache.errors import CacheClosed, CodecError, LoadFailed, LoadTimeout
+from tiercache.local.flight import Flight
+from tiercache.local.table import Mode, Raises, Verdict
+from tiercache.policy import Policy
+from tiercache.port import (
+    AGAIN,
+    Busy,
+    Cooldown,
+    Found,
+    Granted,
+    Hit,
+    Lease,
+    Loader,
+    Message,
+    Old,
+    Outcome,
+    Port,
+    RemoteDown,
+    RemoteRefused,
+    Slot,
+    answer,
+)
+from tiercache.record import Record, unpack
+
+log = logging.getLogger("tiercache")
+
+DUE, LOAD, FORCE, VERIFY = int(Verdict.DUE), int(Mode.LOAD), int(Mode.FORCE), int(Mode.VERIFY)
+Fill = tuple[Any, float, float, float, float, float, int, bytes, int]
+
+
+def tail(policy: Policy) -> float:
+    """Seconds past its freshness for which a value may serve at all."""
+    return max(policy.stale_while_revalidate, policy.stale_if_error)
+
+
+def late(old: Any, key: str, policy: Policy, now: float) -> Outcome:
+    """For a caller whose patience ended: an old value if there is one, else LoadTimeout."""
+    if old is not None and not isinstance(old.value, Raises) and now < min(old.hard, old.fresh + tail(policy)):
+        return Outcome(old.value, stale=True)
+    return Outcome(error=LoadTimeout(f"no value of {key!r} within the timeout: somebody else's load still runs"))
+
+
+class Leader:
+    """Takes one flight from its start to its settlement."""
+
+    def __init__(
+        self, port: Port, flight: Flight, loader: Loader | None, policy: Policy, until: float = math.inf
+    ) -> None:
+        self.port, self.flight, self.loader, self.policy, self.until = port, flight, loader, policy, until
+        self.node = port.node
+        self.key = flight.key
+        self.lease = Lease(self.key, self.node.token(), policy.lease)
+        self.known = b""
+        self.quiet = 0.0  # seconds for which an old value is served without asking again
+        self.private = False  # the outcome is for the leader's own caller alone
+        seen = flight.seen
+        self.old = self.node.softened.get(self.key)
+        if seen is not None:
+            self.old = Old(seen.value, seen.fresh, seen.hard, seen.delta, None)
+        if flight.early and seen is not None:
+            self.known = seen.id
+        if flight.mode == FORCE:
+            self.node.table.writing(flight, self.lease.id)
+
+    async def flies_at(self, port: Port) -> Outcome:
+        """`fly`, at another port: a refresh runs on a thread or task of its own."""
+        self.port = port
+        return await self.fly()
+
+    async def fly(self) -> Outcome:
+        """Run the flight; whatever happens, it is settled once."""
+        table = self.node.table
+        try:
+            outcome, fill = await self._resolve()
+        except Exception as error:
+            log.exception("A flight of %r failed: this is a defect of tiercache", self.key)
+            outcome, fill = Outcome(error=error), None
+            self._abandon()
+        except BaseException:  # cancelled, interrupted, a loop that closes: others elect again
+            table.settle(self.flight, AGAIN)
+            self._abandon()
+            raise
+        table.settle(self.flight, AGAIN if self.private else outcome, fill)
+        if self.quiet and not self.flight.cut:
+            table.quiet(self.key, self.node.now() + self.quiet, self.node.now())
+        elif fill is not None and self.flight.mode == LOAD and self.loader is not None:
+            self._refresh_if_due()
+        return outcome
+
+    def _abandon(self) -> None:
+        # Gives the lease back from another thread: nothing may be awaited on these ways out.
+        if self.lease.attempt:
+            self.node.timer.abandon(self.lease)
+
+    def _refresh_if_due(self) -> None:
+        # A value that was read rather than loaded may be due, or stale, already.
+        node, policy = self.node, self.policy
+        verdict, *rest = node.table.probe(
+            self.key, node.now(), node.draw(), policy.stale_while_revalidate, policy.beta, VERIFY
+        )
+        if verdict == DUE:
+            behind = Leader(self.port, rest[-1], self.loader, policy)
+            self.port.spawn(behind.flight, behind.flies_at)
+
+    async def _resolve(self) -> tuple[Outcome, Fill | None]:
+        failure = self.node.failure(self.key)
+        if failure is not None:
+            self.quiet = failure.until - self.node.now()
+            return self._failed(failure.error)
+        if not self.flight.early and self.node.remote.shared:
+            try:
+                read = await self.read()
+            except (RemoteDown, RemoteRefused) as error:
+                return self.unread() or await self._bypass(error)
+            if read is not None:
+                self.node.count("hits_remote")
+                return read
+        self.node.count("misses", 0 if self.flight.early else 1)
+        return await self._elect()
+
+    # Reading.
+
+    async def read(self, accept: bool = False) -> tuple[Outcome, Fill | None] | None:
+        """What Redis holds, if it may be served; else None, and `known` and `old` say what was seen."""
+        sent, epoch = self.node.now(), self.node.table.stamp()
+        found = await self.node.remote.read(self.port, self.key)
+        return self.take(found, sent, epoch, accept or self.flight.mode != FORCE)
+
+    def take(self, found: Found, sent: float, epoch: int, accept: bool = True) -> tuple[Outcome, Fill | None] | None:
+        """The outcome and fill of a record, with lifetimes anchored where its request was sent."""
+        record, policy = found.record, self.policy
+        self.old, self.known = None, b""
+        if record is None:
+            return None
+        self.known = record.id
+        opened = self._open(record)
+        if opened is None:
+            return None
+        value, size = opened
+        hard = sent + found.remaining
+        fresh = hard - (record.hard_ms - record.fresh_ms) / 1000
+        delta = record.delta_ms / 1000
+        fill = (
+            value,
+            fresh,
+            hard,
+            sent + policy.local_ttl,
+            self._clamp(delta),
+            policy.beta,
+            epoch,
+            record.id,
+            size,
+        )
+        self.old = Old(value, fresh, hard, delta, None if record.soft_invalid else fill)
+        now = self.node.now()
+        if record.soft_invalid or not accept or now >= hard:
+            return None
+        stale = now >= fresh
+        if stale and now >= fresh + policy.stale_while_revalidate:
+            return None
+        outcome = answer(value)
+        outcome.stale = stale
+        return outcome, self._weighed(fill)
+
+    def _open(self, record: Record) -> tuple[Any, int] | None:
+        seen = self.flight.seen
+        if seen is not None and seen.id == record.id:
+            return seen.value, seen.weight
+        try:
+            return self.node.values.open(record, self.policy)  # type: ignore[no-any-return]
+        except CodecError as error:
+            self.node.count("undecodable")
+            log.warning("The record of %r can't be read and is loaded anew: %s", self.key, error)
+            return None
+
+    def unread(self) -> tuple[Outcome, Fill | None] | None:
+        """Redis can't be read: an entry that nobody can verify is served until it expires."""
+        old, now = self.old, self.node.now()
+        if old is None or self.flight.mode == FORCE:
+            return None
+        if now >= min(old.hard, old.fresh + self.policy.stale_while_revalidate):
+            return None
+        self.node.count("unverified_served")
+        self.quiet = max(0.1, self.node.remote.remaining())
+        return answer(old.value), None
+
+    # Electing.
+
+    async def _elect(self) -> tuple[Outcome, Fill | None]:
+        slot = None if self.flight.early else self.node.slots.open(self.key)
+        give_up = self.node.now() + self.policy.max_load
+        try:
+            while True:
+                if self.node.closed:
+                    return Outcome(error=CacheClosed(f"the cache was closed while {self.key!r} was waited for")), None
+                step = await self._ask(slot, give_up)
+                if step is not None:
+                    return step
+        finally:
+            if slot is not None:
+                self.node.slots.close(slot)
+
+    async def _ask(self, slot: Slot | None, give_up: float) -> tuple[Outcome, Fill | None] | None:
+        """One election and what follows from it; None: elect again."""
+        node = self.node
+        if slot is not None:
+            slot.clear()
+        sent, epoch = node.now(), node.table.stamp()
+        try:
+            reply = await node.remote.acquire(self.port, self.lease, self.known, slot is not None and node.listens())
+        except (RemoteDown, RemoteRefused) as error:
+            self._abandon()
+            if self.flight.early:
+                self.quiet = max(0.1, node.remote.remaining())
+                return AGAIN, None
+            return await self._bypass(error)
+        match reply:
+            case Granted():
+                node.count("grants")
+                return await self._load()
+            case Hit():
+                return await self._again(self.read(accept=True))
+            case Cooldown():
+                node.count("cooldowns")
+                return await self._cooldown(reply)
+            case Busy() if slot is None:
+                node.count("busy")
+                self.quiet = reply.left
+                return AGAIN, None
+            case Busy():
+                node.count("busy")
+                return await self._wait(slot, reply, sent, epoch, give_up)
+
+    async def _again(self, reading: Any) -> tuple[Outcome, Fill | None] | None:
+        try:
+            return await reading  # type: ignore[no-any-return]
+        except (RemoteDown, RemoteRefused) as error:
+            return await self._bypass(error)
+
+    async def _wait(
+        self, slot: Slot | None, busy: Busy, sent: float, epoch: int, give_up: float
+    ) -> tuple[Outcome, Fill | None] | None:
+        assert slot is not None
+        node, now = self.node, self.node.now()
+        if node.timer.holds(busy.holder) and self.port.blocks_a_loop():
+            return await self._bypass(None, "bypass_loop")
+        patience = now + self.policy.nested_wait if node.nested() else give_up
+        again_at = now + busy.left + 0.1 + 0.2 * node.draw()
+        node.count("waits")
+        message = await self.port.wait(slot, min(again_at, self.until, patience) - now)
+        if message is not None:
+            return await self._heard(slot, message, busy.holder, sent, epoch)
+        now = node.now()
+        if now >= self.until:
+            self.private = True
+            return late(self.old, self.key, self.policy, now), None
+        if now >= patience:
+            return await self._bypass(None, "bypass_nested")
+        return None
+
+    async def _heard(
+        self, slot: Slot, message: Message, holder: bytes, sent: float, epoch: int
+    ) -> tuple[Outcome, Fill | None] | None:
+        if message.kind == "epoch":
+            slot.clear()
+            message_after = await self.port.wait(slot, 0.05 * self.node.draw())  # not all processes at once
+            return None if message_after is None else await self._heard(slot, message_after, holder, sent, epoch)
+        if message.holder != holder:
+            return None  # of another lease: a hint to look again
+        if message.kind == "failed":
+            return await self._cooldown(self.node.remote.failure(message.value))
+        if message.kind != "ready":
+            return None
+        record = unpack(message.value) if message.value else None
+        if record is None:
+            return await self._again(self.read(accept=True))
+        taken = self.take(Found(record, record.hard_ms / 1000), sent, epoch)
+        if taken is None and record.hard_ms == 0 and self.old is not None:
+            return answer(self.old.value), None  # an answer that is not kept, meant for those who waited
+        return taken
+
+    async def _cooldown(self, reply: Cooldown) -> tuple[Outcome, Fill | None]:
+        if reply.reason == "unstored":  # the last value could not be stored: waiting in line would help nobody
+            return await self._bypass(None, "bypass_refused")
+        self.quiet = reply.left
+        return self._failed(LoadFailed(self.key, reply.type_name, reply.message, reply.left))
+
+    # Loading.
+
+    async def _load(self) -> tuple[Outcome, Fill | None]:
+        node, policy, lease = self.node, self.policy, self.lease
+        started = node.now()
+        loaded = await self.run_loader(lease)
+        if self.flight.settled:  # past max_load: its waiters have been told, the lease is gone
+            return loaded, None
+        delta = self._smooth(node.now() - started)
+        if loaded.error is not None and not isinstance(loaded.error, policy.negative_errors):
+            return await self._load_failed(loaded.error)
+        value = loaded.value if loaded.error is None else Raises(loaded.error)
+        return await self._commit(value, delta)
+
+    async def run_loader(self, lease: Lease) -> Outcome:
+        assert self.loader is not None
+        self.node.count("loads")
+        self.node.timer.hold(lease, self.policy.max_load, self.overdue)
+        try:
+            return await self.port.load(self.loader, self.flight, self.policy)
+        finally:
+            self.node.timer.drop(lease)
+
+    async def _commit(self, value: Any, delta: float) -> tuple[Outcome, Fill | None]:
+        node, policy = self.node, self.policy
+        fresh, hard = lifetimes(value, policy, node.draw())
+        if self.lease.lost:
+            return answer(value), None
+        record, size = None, 0
+        if node.remote.shared:
+            try:
+                record, size = node.values.pack(self.key, value, id=self.lease.id, fresh=fresh, hard=hard, delta=delta)
+            except CodecError as error:
+                return await self._load_failed(error)
+        sent, epoch = node.now(), node.table.stamp()
+        try:
+            kept = await node.remote.commit(self.port, self.lease, record, self.flight.mode == FORCE)
+        except RemoteDown:
+            kept, epoch = True, 0  # it may be stored or not: the next read asks Redis
+            node.timer.abandon(self.lease)
+        except RemoteRefused:
+            kept = True
+            node.count("bypass_refused")
+            node.timer.abandon(self.lease)
+        else:
+            node.count("commits" if kept else "commit_rejected")
+        node.succeeded(self.key)
+        if not kept or not hard:
+            return answer(value), None
+        fill = (
+            value,
+            sent + fresh,
+            sent + hard,
+            sent + policy.local_ttl if node.remote.shared else math.inf,
+            self._clamp(delta),
+            policy.beta,
+            epoch,
+            self.lease.id,
+            size,
+        )
+        return answer(value), self._weighed(fill)
+
+    async def _load_failed(self, error: BaseException) -> tuple[Outcome, Fill | None]:
+        node, policy = self.node, self.policy
+        node.count("load_failures")
+        try:
+            pause = await node.remote.release(self.port, self.lease, error, policy)
+        except (RemoteDown, RemoteRefused):
+            pause = policy.error_backoff
+            node.timer.abandon(self.lease)
+        pause = pause or policy.error_backoff
+        if node.failed(self.key, error, pause) and self.old is not None:
+            log.warning("The refresh of %r fails with %s: %s", self.key, type(error).__name__, error)
+        self.quiet = pause
+        return self._failed(error)
+
+    def _failed(self, error: BaseException) -> tuple[Outcome, Fill | None]:
+        # Stale-if-error, else the error.
+        old, now = self.old, self.node.now()
+        if old is not None and self.flight.mode != FORCE and now < min(old.hard, old.fresh + tail(self.policy)):
+            self.node.count("stale_served", 0 if self.flight.early else 1)
+            outcome = answer(old.value)
+            outcome.stale = True
+            return outcome, None if old.fill is None else self._weighed(old.fill)
+        return Outcome(error=error), None
+
+    async def _bypass(self, error: Exception | None, counter: str = "") -> tuple[Outcome, Fill | None]:
+        """Load without a lease, under the local flight; what comes is kept here at most, and unverified."""
+        node, policy = self.node, self.policy
+        if not counter:
+            broken = "bypass_breaker" if node.remote.remaining() else "bypass_unanswered"
+            counter = "bypass_refused" if isinstance(error, RemoteRefused) else broken
+        node.count(counter)
+        started = node.now()
+        loaded = await self.run_loader(Lease(self.key, node.token(), math.inf))
+        if self.flight.settled:
+            return loaded, None
+        if loaded.error is not None and not isinstance(loaded.error, policy.negative_errors):
+            node.count("load_failures")
+            node.failed(self.key, loaded.error, policy.error_backoff)
+            return self._failed(loaded.error)
+        if not isinstance(error, RemoteDown):
+            return loaded, None
+        value = loaded.value if loaded.error is None else Raises(loaded.error)
+        fresh, hard = lifetimes(value, policy, node.draw())
+        fill = (
+            value,
+            started + fresh,
+            started + hard,
+            started + policy.local_ttl,
+            self._clamp(node.now() - started),
+            policy.beta,
+            0,
+            b"",
+            0,
+        )
+        return loaded, self._weighed(fill) if hard else None
+
+    def overdue(self) -> None:
+        """The load has lasted `max_load`: its waiters get an old value or a timeout, the lease goes back."""
+        outcome, fill = self._failed(
+            LoadTimeout(f"the loader of {self.key!r} ran longer than max_load ({self.policy.max_load:g} s)")
+        )
+        self.node.table.settle(self.flight, outcome, fill)
+        self._abandon()
+        self.port.stop()
+
+    def _smooth(self, last: float) -> float:
+        # Protocol section 5: a slow load counts at once, a fast one only by and by.
+        previous = self.old.delta if self.old is not None else 0.0
+        return max(last, 0.3 * last + 0.7 * previous)
+
+    def _clamp(self, delta: float) -> float:
+        return min(max(delta, 0.001), self.policy.ttl / 4)
+
+    def _weighed(self, fill: Fill) -> Fill:
+        return (*fill[:8], self.node.weigh(fill[0], fill[8]))
+
+
+def lifetimes(value: Any, policy: Policy, draw: float, exact: bool = False) -> tuple[float, float]:
+    """Fresh and hard lifetime of a value, in seconds: jittered for a loaded one, exactly ttl for a given one."""
+    if isinstance(value, Raises) or (value is None and not exact):
+        return policy.negative_ttl, policy.negative_ttl
+    fresh = policy.ttl if exact else policy.ttl * (1 - policy.jitter * draw)
+    return fresh, fresh + tail(policy)

@@ -1,0 +1,50 @@
+from cpython.ref cimport PyObject
+
+from tiercache.local.flight cimport Flight
+from tiercache.local.lru cimport LRU, Entry
+
+# What `probe` answers, and for whom it asks.
+cpdef enum Verdict:
+    HIT = 0       # (HIT, value)
+    DUE = 1       # (DUE, value, flight): serve the value, run the flight behind it
+    LEAD = 2      # (LEAD, flight): run the flight
+    JOIN = 3      # (JOIN, flight): somebody runs it, wait for its outcome
+    ALONE = 4     # (ALONE, None): a load is running; read Redis yourself and fill nothing
+
+cpdef enum Mode:
+    LOAD = 0      # get_or_load
+    READ = 1      # get: starts no load, tosses no coin
+    FORCE = 2     # refresh: loads whatever is cached
+    WRITE = 3     # set: replaces whatever runs
+    VERIFY = 4    # serve a value that was just read; only ever HIT or DUE
+
+
+cdef class Raises:
+    cdef readonly object error
+
+
+cdef class Unguarded:
+    pass
+
+
+cdef class Table:
+    # All guarded by the table's lock: the critical section of the table (on a GIL build, the GIL: nothing
+    # inside gives it up), and `guard` around it where a foreign store runs Python code.
+    cdef LRU lru
+    cdef readonly object store        # a cachetools.Cache in place of the LRU, or None
+    cdef readonly object guard        # an RLock if there is a foreign store
+    cdef dict flights                 # key -> the flight that may be joined
+    cdef dict counts
+    cdef readonly unsigned int epoch
+    cdef unsigned int epochs
+    cdef public bint closed
+    cdef long long hits
+
+    cdef PyObject* hit(self, str key, double now)
+    cdef Entry find(self, str key)
+    cdef object take(self, str key)
+    cdef object put(self, Entry entry)
+    cdef void bump(self, str name, long long n=*) except *
+    cdef tuple serve(self, Entry entry, double now, double draw, double swr, double beta, int mode)
+    cdef tuple _probe(self, str key, double now, double draw, double swr, double beta, int mode, list dropped)
+    cdef void _store(self, Flight flight, tuple fill, list dropped) except *

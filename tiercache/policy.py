@@ -1,0 +1,110 @@
+"""How one key is cached: lifetimes, lease, limits; frozen and checked."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tiercache.errors import PolicyError
+
+_FOLLOWS_TTL = ("stale_if_error", "negative_ttl")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """The rules for a cached value; times in seconds, each field can be overridden per call.
+
+    ttl: how long a value is fresh at most. jitter: a loaded value lives U((1 - jitter) ttl, ttl), so that values
+    stored together do not expire together. beta: eagerness of early refreshes (XFetch), 0 switches them off.
+    stale_while_revalidate: how long past its freshness a value is served at once and refreshed behind.
+    stale_if_error: how long it is served when its loader fails; default min(ttl, 60). (Both as in RFC 5861.)
+    negative_ttl: lifetime of a loader's None and of `negative_errors`, default min(ttl, 60); 0 stores neither.
+    negative_errors: exception classes that are answers ("no such row"), cached and raised again everywhere.
+    local_ttl: how long this process believes its copy before it looks at Redis again.
+    lease: lifetime of the fleet-wide right to load, renewed while the loader runs. max_load: a load that takes
+    longer is given up. timeout: how long a caller waits for somebody else's load (None: as long as it takes).
+    nested_wait: the same inside a loader. on_abandon: what happens to a load whose callers all left.
+    error_backoff, error_backoff_max: pause after a failed load, doubling with each failure.
+    refresh: who runs an early refresh. copy: hand each caller its own copy of the value.
+
+    Raises PolicyError, naming the field and its range.
+    """
+
+    ttl: float = 300.0
+    jitter: float = 0.1
+    beta: float = 1.0
+    stale_while_revalidate: float = 0.0
+    stale_if_error: float = None  # type: ignore[assignment]  # min(ttl, 60) from __post_init__ on
+    negative_ttl: float = None  # type: ignore[assignment]  # min(ttl, 60) from __post_init__ on
+    negative_errors: tuple[type[Exception], ...] = ()
+    local_ttl: float = 30.0
+    lease: float = 3.0
+    max_load: float = 60.0
+    timeout: float | None = None
+    nested_wait: float = 1.0
+    on_abandon: Literal["cancel", "finish"] = "cancel"
+    error_backoff: float = 0.1
+    error_backoff_max: float = 5.0
+    refresh: Literal["background", "caller"] = "background"
+    copy: bool = False
+    following: tuple[str, ...] = dataclasses.field(default=(), init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.ttl is None:
+            raise PolicyError("ttl=None: every entry expires; choose a long ttl instead, such as 86400")
+        put = object.__setattr__
+        put(self, "ttl", seconds("ttl", self.ttl))
+        put(self, "following", tuple(name for name in _FOLLOWS_TTL if getattr(self, name) is None))
+        for name in self.following:
+            put(self, name, min(self.ttl, 60.0))
+        for name in ("jitter", "beta", "stale_while_revalidate", "stale_if_error", "negative_ttl"):
+            put(self, name, seconds(name, getattr(self, name), least=0.0))
+        for name in ("local_ttl", "max_load", "nested_wait", "error_backoff", "error_backoff_max"):
+            put(self, name, seconds(name, getattr(self, name)))
+        put(self, "lease", seconds("lease", self.lease, least=0.1, most=60.0))
+        if self.timeout is not None:
+            put(self, "timeout", seconds("timeout", self.timeout))
+        if self.jitter >= 1:
+            raise PolicyError(f"jitter={self.jitter!r}: must be in [0, 1)")
+        if self.max_load < self.lease:
+            raise PolicyError(f"max_load={self.max_load!r}: must be at least lease ({self.lease!r})")
+        one_of("on_abandon", self.on_abandon, ("cancel", "finish"))
+        one_of("refresh", self.refresh, ("background", "caller"))
+        if not isinstance(self.copy, bool):
+            raise PolicyError(f"copy={self.copy!r}: must be True or False")
+        put(self, "negative_errors", _error_classes(self.negative_errors))
+
+    def override(self, changes: dict[str, Any]) -> "Policy":
+        """This policy with some fields changed; the fields that follow ttl still follow it."""
+        unknown = changes.keys() - FIELDS
+        if unknown:
+            raise TypeError(f"{min(unknown)!r} is not a field of Policy; the fields are {', '.join(sorted(FIELDS))}")
+        own = {name: getattr(self, name) for name in FIELDS if name not in self.following}
+        return Policy(**{**own, **changes})
+
+
+FIELDS = frozenset(field.name for field in dataclasses.fields(Policy) if field.init)
+
+
+def seconds(name: str, value: Any, least: float | None = None, most: float = 1e9) -> float:
+    """`value` as a float in its range: above 0, or from `least` on, where that is given; else PolicyError."""
+    wanted = "a finite number > 0" if least is None else f"a number in [{least:g}, {most:g}]"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise PolicyError(f"{name}={value!r}: must be {wanted}, not {type(value).__name__}")
+    if math.isnan(value) or value > most or (value <= 0 if least is None else value < least):
+        raise PolicyError(f"{name}={value!r}: must be {wanted}")
+    return float(value)
+
+
+def one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """PolicyError unless `value` is one of the choices."""
+    if value not in choices:
+        raise PolicyError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}")
+
+
+def _error_classes(value: Any) -> tuple[type[Exception], ...]:
+    classes = value if isinstance(value, (tuple, list)) else (value,)
+    for each in classes:
+        if not (isinstance(each, type) and issubclass(each, Exception)):
+            raise PolicyError(f"negative_errors={value!r}: must be a tuple of subclasses of Exception")
+    return tuple(classes)

@@ -1,0 +1,296 @@
+"""What the protocol may ask of the world, and one process's part of the fleet."""
+
+import contextvars
+import copy
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from tiercache.local.flight import Flight
+from tiercache.local.table import Raises, Table
+from tiercache.policy import Policy
+from tiercache.record import Record
+
+
+class Outcome:
+    """How a call or a flight ended: with a value or with an error to raise."""
+
+    __slots__ = ("error", "stale", "value")
+
+    def __init__(self, value: Any = None, error: BaseException | None = None, stale: bool = False) -> None:
+        self.value = value
+        self.error = error
+        self.stale = stale
+
+    def shared(self) -> "Outcome":
+        """For another caller: the same value, or its own copy of the error, caused by the original."""
+        if self.error is None:
+            return self
+        try:
+            twin = copy.copy(self.error)
+        except Exception:  # an exception whose constructor wants what its args do not hold
+            return self
+        if type(twin) is not type(self.error):
+            return self
+        twin.__cause__ = self.error
+        return Outcome(error=twin)
+
+
+Loader: TypeAlias = Callable[[], Any]
+
+AGAIN = Outcome()  # the flight ended without an answer: ask the table again
+
+
+def answer(value: Any) -> Outcome:
+    """The outcome that a cached value stands for."""
+    return Outcome(error=value.error) if isinstance(value, Raises) else Outcome(value)
+
+
+def is_async(loader: Loader) -> bool:
+    """Is it a coroutine function, also through partial or an instance's `__call__`?"""
+    while isinstance(loader, partial):
+        loader = loader.func
+    call = getattr(type(loader), "__call__", None)  # noqa: B004  # the method itself is wanted
+    return inspect.iscoroutinefunction(loader) or inspect.iscoroutinefunction(call)
+
+
+class Found(NamedTuple):
+    """What a read saw: the record (None: absent) and its remaining life in seconds."""
+
+    record: Record | None
+    remaining: float
+
+
+class Granted(NamedTuple):
+    attempt: int
+
+
+class Hit(NamedTuple):
+    pass
+
+
+class Busy(NamedTuple):
+    left: float
+    holder: bytes
+
+
+class Cooldown(NamedTuple):
+    left: float
+    reason: str
+    type_name: str
+    message: str
+
+
+class Message(NamedTuple):
+    """What an inbox hears of one key: `kind` is "ready", "failed", "retry" or "epoch"."""
+
+    holder: bytes
+    kind: str
+    value: bytes
+
+
+class RemoteDown(Exception):
+    """No answer from Redis: unreachable, too slow, breaker open, budget spent."""
+
+
+class RemoteRefused(Exception):
+    """An error reply. `code` is its first word."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Lease:
+    """The right of one flight to load one key; `timer` renews it while it is held."""
+
+    def __init__(self, key: str, token: bytes, seconds: float) -> None:
+        self.key = key
+        self.token = token
+        self.attempt = 0
+        self.seconds = seconds
+        self.due = 0.0
+        self.ends = float("inf")
+        self.overdue: Callable[[], object] | None = None
+        self.lost = False
+
+    @property
+    def id(self) -> bytes:
+        """Names the lease in messages, and the record that it commits."""
+        return self.token[:8]
+
+
+class Remote(Protocol):
+    """Tier 2. `io` sends for whoever asks; every method raises RemoteDown or RemoteRefused."""
+
+    shared: bool  # False: there is no tier 2, and nothing needs to be encoded
+
+    async def read(self, io: "Port", key: str) -> Found: ...
+    async def read_many(self, io: "Port", keys: list[str]) -> list[Found]: ...
+    async def acquire(
+        self, io: "Port", lease: Lease, known: bytes, listen: bool
+    ) -> Granted | Hit | Busy | Cooldown: ...
+    async def commit(self, io: "Port", lease: Lease, record: Record | None, announce: bool) -> bool: ...
+    async def renew(self, io: "Port", leases: list[Lease]) -> list[bool]: ...
+    async def release(
+        self, io: "Port", lease: Lease, error: BaseException | None = None, policy: Policy | None = None
+    ) -> float: ...
+    async def write_many(self, io: "Port", records: list[tuple[str, Record]]) -> None: ...
+    async def invalidate(self, io: "Port", keys: list[str], soft: bool) -> None: ...
+    def failure(self, message: bytes) -> Cooldown: ...
+    def remaining(self) -> float: ...
+
+
+class Old:
+    """An older value that may still serve, with its monotonic ends."""
+
+    __slots__ = ("delta", "fill", "fresh", "hard", "value")
+
+    def __init__(self, value: Any, fresh: float, hard: float, delta: float, fill: Any) -> None:
+        self.value, self.fresh, self.hard, self.delta, self.fill = value, fresh, hard, delta, fill
+
+
+class Slot:
+    """Where the messages for one waiting flight arrive; cleared before its acquire is sent."""
+
+    __slots__ = ("key", "messages", "wake")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.messages: list[Message] = []
+        self.wake: Callable[[], object] | None = None
+
+    def clear(self) -> None:
+        self.messages.clear()
+
+    def put(self, message: Message) -> None:
+        self.messages.append(message)
+        if (wake := self.wake) is not None:
+            try:
+                wake()
+            except RuntimeError:  # its event loop is closed: nobody waits there any more
+                pass
+
+
+class Failure(NamedTuple):
+    """A load that failed in this process, until its cooldown ends."""
+
+    error: BaseException
+    until: float
+
+
+Fly: TypeAlias = Callable[["Port"], Coroutine[Any, Any, Outcome]]
+
+
+class Port(Protocol):
+    """One call's view of the world. `left` is the Redis time that its flight may still use, in seconds."""
+
+    node: "Node"
+    left: float
+
+    async def ready(self) -> None:
+        """Return when the process can hear messages, or can't be made to in time."""
+
+    async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
+        """Send and read so many replies; raises `Unanswered`."""
+        ...
+
+    async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
+        """Run a flight here, or start it beside the caller and return None."""
+
+    async def join(self, flight: Flight, seconds: float) -> Outcome | None:
+        """The outcome of somebody's flight, None if it takes longer."""
+
+    async def load(self, loader: Loader, flight: Flight, policy: Policy) -> Outcome:
+        """Run the loader where protocol.md says; an Exception becomes the outcome's error."""
+        ...
+
+    async def wait(self, slot: Slot, seconds: float) -> Message | None:
+        """The first message on a slot, None if none comes in time."""
+
+    def spawn(self, flight: Flight, fly: Fly) -> None:
+        """Run a refresh behind its caller; settle its flight at once where nobody is free to run it."""
+
+    def stop(self) -> None:
+        """End a load that has lasted too long, if it can be ended; from any thread."""
+
+    def blocks_a_loop(self) -> bool:
+        """Would waiting here stop an event loop?"""
+        ...
+
+
+loading: contextvars.ContextVar[tuple[tuple[object, Flight], ...]] = contextvars.ContextVar("loading", default=())
+
+
+@dataclass(eq=False, kw_only=True)
+class Node:
+    """One process's part of the fleet: what the calls of one cache share, whatever their colour."""
+
+    table: Table
+    remote: Remote
+    values: Any  # a Values, None without tier 2
+    slots: Any  # a remote.inbox.Slots
+    timer: Any  # a remote.timer.Timer
+    now: Callable[[], float]
+    draw: Callable[[], float]
+    token: Callable[[], bytes]
+    weigh: Callable[[Any, int], int]
+    call_budget: float
+    around_load: Callable[[], Any]
+    inbox: Any = None  # a remote.inbox.Inbox, from the first call that needs Redis on
+    links: Any = None  # a remote.links.Links, None without tier 2
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.failures: OrderedDict[str, Failure] = OrderedDict()
+        self.softened: OrderedDict[str, Old] = OrderedDict()  # without tier 2: kept for stale-if-error only
+        self.count = self.table.count
+
+    def listens(self) -> bool:
+        """Has this process an inbox that others can send to?"""
+        return self.inbox is not None and self.inbox.heard
+
+    def nested(self) -> bool:
+        """Does the caller stand in a loader?"""
+        return any(not flight.settled for _, flight in loading.get())
+
+    def reenters(self, key: str) -> bool:
+        """Does the caller stand in a loader of this very key?"""
+        return any(node is self and flight.key == key and not flight.settled for node, flight in loading.get())
+
+    def inside(self, flight: Flight) -> contextvars.Token[Any]:
+        """Enter the loader of a flight; `loading.reset` leaves it."""
+        return loading.set((*loading.get(), (self, flight)))
+
+    def failure(self, key: str) -> Failure | None:
+        """The failure of `key` that is still cooling down here, or None."""
+        failure = self.failures.get(key)
+        return failure if failure is not None and self.now() < failure.until else None
+
+    def failed(self, key: str, error: BaseException, pause: float) -> bool:
+        """Remember a failed load until its cooldown ends. True if it is the first one in a row."""
+        first = self.failures.pop(key, None) is None
+        _keep(self.failures, key, Failure(error, self.now() + pause))
+        return first
+
+    def succeeded(self, key: str) -> None:
+        """A load of `key` was stored: what failed before is forgotten."""
+        self.failures.pop(key, None)
+        self.softened.pop(key, None)
+
+    def cut(self, key: str, id: bytes = b"", soft: bool = False) -> None:
+        """The fence: this process handles an invalidation of `key`, or a write of the record `id`."""
+        entry = self.table.peek(key) if soft and not self.remote.shared else None
+        self.table.cut(key, id)
+        self.succeeded(key)
+        if entry is not None:
+            _keep(self.softened, key, Old(entry.value, entry.fresh, entry.hard, entry.delta, None))
+
+
+def _keep(kept: OrderedDict[str, Any], key: str, value: Any) -> None:
+    kept[key] = value
+    while len(kept) > 1000:
+        kept.popitem(last=False)

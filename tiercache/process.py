@@ -1,0 +1,256 @@
+"""One process's part of a cache: built without I/O, woken by the first call that needs Redis, forked, closed."""
+
+import os
+import random
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from tiercache.alone import Alone
+from tiercache.blocking import BlockingPort, run
+from tiercache.errors import CacheClosed
+from tiercache.local.table import Table
+from tiercache.port import Lease, Node, Port, Remote, RemoteDown
+from tiercache.remote.address import Address
+from tiercache.remote.breaker import Breaker
+from tiercache.remote.client import RedisRemote
+from tiercache.remote.commands import Names
+from tiercache.remote.inbox import EPOCH, Inbox, Slots
+from tiercache.remote.links import Link, Links
+from tiercache.remote.timer import Timer
+from tiercache.values import Values
+from tiercache.workers import Workers
+
+if TYPE_CHECKING:
+    from tiercache.aio import AioPort, Loops
+
+LOAD_THREADS = 32  # sync loaders of async calls, at once
+_OVERHEAD = 65_536  # bytes that a reply may have beyond its value
+
+
+class Process:
+    """What the calls of one cache share in this process."""
+
+    def __init__(
+        self,
+        table: Table,
+        *,
+        address: Address | None,
+        names: Names,
+        values: Values,
+        weigh: Callable[[Any, int], int],
+        now: Callable[[], float],
+        push_bytes: int,
+        connect_timeout: float,
+        call_timeout: float,
+        call_budget: float,
+        refresh_concurrency: int,
+        around_load: Callable[[], AbstractContextManager[Any]] | None,
+        remote: Remote | None = None,
+    ) -> None:
+        self._names, self._now = names, now
+        self._address, self._connect_timeout = address, connect_timeout
+        self._limit = values.max_bytes + _OVERHEAD
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._loops: Loops | None = None
+        self._refreshers = Workers(refresh_concurrency, "tiercache-refresh")
+        self._loaders = Workers(LOAD_THREADS, "tiercache-load")
+        self._redis: RedisRemote | None = None
+        if address is not None:
+            self._redis = RedisRemote(
+                names, Breaker(now, _draw), now, table.count, call_timeout=call_timeout, push_bytes=push_bytes
+            )
+            self._redis.process = os.urandom(16)
+        chosen: Remote = remote or self._redis or Alone()
+        self.node = Node(
+            table=table,
+            remote=chosen,
+            values=values,
+            slots=Slots(),
+            timer=Timer(chosen, self.blocking, run, now, table.count),
+            now=now,
+            draw=_draw,
+            token=lambda: os.urandom(16),
+            weigh=weigh,
+            call_budget=call_budget,
+            around_load=around_load or nullcontext,
+            links=None if address is None else Links(address, connect_timeout, self._limit),
+        )
+        if chosen.shared:
+            table.cut_all(verified=False)  # until the inbox is subscribed
+        _living.add(self)
+
+    # Ports.
+
+    def blocking(self) -> BlockingPort:
+        """A port for one sync call."""
+        return BlockingPort(self.node, self._refreshers)
+
+    def aio(self) -> "AioPort":
+        """A port for one async call, on the running loop."""
+        from tiercache.aio import AioPort
+
+        return AioPort(self.node, self.loops())
+
+    def loops(self) -> "Loops":
+        from tiercache.aio import Loops
+
+        if self._loops is None:
+            self._loops = Loops(self._address, self._connect_timeout, self._limit, self._loaders)
+        return self._loops
+
+    # Life.
+
+    def wake(self) -> None:
+        """Be ready to hear messages, in this very process; CacheClosed after `close`."""
+        if self.node.closed:
+            raise CacheClosed("this cache was closed; make a new one")
+        if self._pid != os.getpid():
+            self.after_fork_in_child()
+        if self._redis is None or self.node.inbox is not None:
+            return
+        with self._lock:
+            if self.node.inbox is None:
+                inbox = self._new_inbox(self._redis)
+                inbox.start()
+                self.node.inbox = inbox
+
+    def _new_inbox(self, redis: RedisRemote) -> Inbox:
+        def connect() -> Link:
+            return Link(self._address, self._connect_timeout)
+
+        return Inbox(
+            connect,
+            (self._names.inbox(redis.process), self._names.invalidations),
+            self.node.slots,
+            up=self._new_epoch,
+            down=lambda: self.node.table.cut_all(verified=False),
+            invalid=self._invalid,
+            unquiet=self.node.table.unquiet,
+            count=self.node.count,
+            draw=_draw,
+            patience=self._connect_timeout,
+        )
+
+    def _new_epoch(self) -> None:
+        self.node.count("epochs")
+        self.node.table.cut_all()
+        self.node.failures.clear()
+
+    def _invalid(self, key: str, id: bytes) -> None:
+        self.node.cut(key, id)
+
+    async def check(self, port: Port) -> None:
+        """Use everything that the protocol uses; RemoteDown or RemoteRefused says what does not work."""
+        redis, key = self._redis, "tiercache:ping:" + self.node.token().hex()
+        if redis is None:
+            return
+        await port.ready()
+        lease = Lease(key, self.node.token(), 1.0)
+        record, _ = self.node.values.pack(key, "ping", id=lease.id, fresh=1.0, hard=1.0, delta=0.0)
+        await redis.read(port, key)
+        await redis.acquire(port, lease, b"", False)
+        await redis.renew(port, [lease])
+        await redis.commit(port, lease, record, False)
+        await redis.release(port, lease)
+        await redis.write_many(port, [(key, record)])
+        await redis.invalidate(port, [key], False)
+        inbox = self.node.inbox
+        if inbox.fault is not None or not inbox.heard:
+            raise RemoteDown(f"the inbox is not connected: {inbox.fault or 'no answer in time'}")
+
+    def close(self) -> None:
+        """Give leases back and end the threads, waiting for Redis at most `call_budget` each; idempotent."""
+        node = self.node
+        with self._lock:
+            if node.closed or self._pid != os.getpid():
+                return
+            node.closed = True
+        node.table.closed = True
+        node.table.clear()
+        node.slots.put_all(EPOCH)
+        node.timer.close(node.call_budget)
+        for workers in (self._refreshers, self._loaders):
+            workers.close(node.call_budget)
+        if node.inbox is not None:
+            node.inbox.close(node.call_budget)
+        if node.links is not None:
+            node.links.close()
+        if self._loops is not None:
+            self._loops.close()
+        _living.discard(self)
+
+    # Fork.
+
+    def _locks(self) -> list[Any]:
+        node = self.node
+        return [
+            self._lock,
+            node.table.guard,
+            node.timer.changed,
+            node.slots.lock,
+            self._refreshers.lock,
+            self._loaders.lock,
+        ]
+
+    def before_fork(self) -> None:
+        for lock in self._locks():
+            lock.__enter__()
+
+    def after_fork_in_parent(self) -> None:
+        for lock in reversed(self._locks()):
+            lock.__exit__(None, None, None)
+
+    def after_fork_in_child(self) -> None:
+        """A new process id, no flights, no leases, no sockets; tier 1 is kept, unverified."""
+        node = self.node
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        node.timer.after_fork()
+        node.slots = Slots()
+        for workers in (self._refreshers, self._loaders):
+            workers.after_fork()
+        if self._loops is not None:
+            self._loops.after_fork()
+        if node.links is not None:
+            node.links.after_fork()
+        if node.inbox is not None:
+            node.inbox.after_fork()
+            node.inbox = None
+        node.table.cut_flights()
+        if self._redis is not None:
+            self._redis.process = os.urandom(16)
+            node.table.cut_all(verified=False)
+
+
+def _draw() -> float:
+    return 1.0 - random.random()  # uniform in (0, 1]
+
+
+_living: "weakref.WeakSet[Process]" = weakref.WeakSet()
+_forking: list[Process] = []
+
+
+def _before_fork() -> None:
+    _forking[:] = list(_living)
+    for process in _forking:
+        process.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for process in reversed(_forking):
+        process.after_fork_in_parent()
+    _forking.clear()
+
+
+def _after_fork_in_child() -> None:
+    for process in reversed(_forking):
+        process.after_fork_in_parent()
+        process.after_fork_in_child()
+    _forking.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,87 @@
+"""Where Redis is: a URL or a ready-made client, as the arguments of our own connections."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+import redis.asyncio
+
+_NOT_OURS = (
+    "maint_notifications_config",
+    "maint_notifications_pool_handler",
+    "event_dispatcher",
+    "himport_registry",
+    "oss_cluster_maint_notifications_handler",
+    "retry_on_timeout",
+    "retry_on_error",
+    "health_check_interval",
+    "socket_keepalive_options",
+    "parser_class",
+    "encoding_errors",
+)
+_COLOURS = {  # a class stands before its bases
+    redis.SSLConnection: redis.asyncio.SSLConnection,
+    redis.Connection: redis.asyncio.Connection,
+    redis.UnixDomainSocketConnection: redis.asyncio.UnixDomainSocketConnection,
+}
+
+
+class Address:
+    """Makes connections of both colours to one Redis."""
+
+    def __init__(self, url: str | None, client: Any) -> None:
+        if client is not None:
+            self._sync, self._async, arguments = _of_client(client)
+        else:
+            assert url is not None
+            self._sync, self._async, arguments = _of_url(url)
+        for name in _NOT_OURS:
+            arguments.pop(name, None)
+        arguments |= {"decode_responses": False, "protocol": 2, "retry": None}
+        self._arguments = arguments
+
+    def connection(self, connect_timeout: float) -> Any:
+        """A new connection for threads, not yet connected."""
+        timeouts = {"socket_timeout": connect_timeout, "socket_connect_timeout": connect_timeout}
+        return self._sync(**{**self._arguments, **timeouts})
+
+    def async_connection(self, connect_timeout: float) -> Any:
+        """A new connection for asyncio, not yet connected."""
+        timeouts = {"socket_timeout": connect_timeout, "socket_connect_timeout": connect_timeout}
+        return self._async(**{**self._arguments, **timeouts})
+
+
+def _of_url(url: str) -> tuple[Any, Any, dict[str, Any]]:
+    if not isinstance(url, str):
+        raise TypeError(f"url must be a str such as 'redis://localhost:6379/0', not {type(url).__name__}")
+    try:
+        scheme = urlsplit(url).scheme
+        if scheme not in ("redis", "rediss", "unix"):
+            raise ValueError
+        pool = redis.ConnectionPool.from_url(url)
+    except ValueError as error:
+        why = f": {error}" if str(error) and "@" not in str(error) else ""
+        raise ValueError(
+            f"url: not a Redis address{why}; use redis://host:port/db, rediss://host:port/db or unix:///path/to/socket"
+        ) from None
+    return pool.connection_class, _COLOURS[pool.connection_class], dict(pool.connection_kwargs)
+
+
+def _of_client(client: Any) -> tuple[Any, Any, dict[str, Any]]:
+    if not isinstance(client, (redis.Redis, redis.asyncio.Redis)):
+        raise TypeError(
+            f"client must be a redis.Redis or redis.asyncio.Redis, not {type(client).__name__}; "
+            "Redis Cluster and Sentinel are not supported yet"
+        )
+    pool = client.connection_pool
+    sentinel = "sentinel" in pool.connection_class.__module__
+    for sync, other in () if sentinel else _COLOURS.items():
+        # A user's own subclass is kept for its colour; the other colour gets redis-py's class.
+        if issubclass(pool.connection_class, sync):
+            return pool.connection_class, other, dict(pool.connection_kwargs)
+        if issubclass(pool.connection_class, other):
+            return sync, pool.connection_class, dict(pool.connection_kwargs)
+    raise TypeError(
+        f"client uses {pool.connection_class.__name__}, which tiercache can't connect with; "
+        "Redis Cluster and Sentinel are not supported yet"
+    )

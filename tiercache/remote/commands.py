@@ -1,0 +1,73 @@
+"""Names, scripts and commands of tier 2; no I/O, no colour."""
+
+import hashlib
+import re
+from importlib.resources import files
+from typing import NamedTuple, TypeAlias
+
+Command: TypeAlias = tuple[bytes | str | int, ...]
+
+INLINE = 4096  # larger records stay out of Lua: they are staged by SET and renamed by the script
+_LONGEST = 200
+
+
+class Script(NamedTuple):
+    text: str
+    sha: str
+
+
+def _script(name: str) -> Script:
+    text = (files(__package__) / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE = map(
+    _script, ("acquire", "commit", "renew", "release", "invalidate", "write")
+)
+SCRIPTS = {script.sha: script for script in (ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE)}
+
+
+def evalsha(script: Script, keys: list[str], *args: bytes | str | int) -> Command:
+    """A call of a script by its digest."""
+    return ("EVALSHA", script.sha, len(keys), *keys, *args)
+
+
+def evaluate(command: Command) -> Command:
+    """The same call with the script's text, which makes the server know it."""
+    return ("EVAL", SCRIPTS[str(command[1])].text, *command[2:])
+
+
+def wire_key(key: str) -> str:
+    """The key as it stands in Redis: itself, or `#` and a 128-bit digest where it is long or begins with `#`."""
+    if len(key) * 4 <= _LONGEST and key[0] != "#":
+        return key
+    data = key.encode()
+    if len(data) <= _LONGEST and key[0] != "#":
+        return key
+    return "#" + hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+class Names:
+    """The names of one namespace; one hash tag per key keeps its records on one cluster slot."""
+
+    def __init__(self, namespace: str) -> None:
+        if not isinstance(namespace, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", namespace):
+            raise ValueError(f"namespace={namespace!r}: must be 1 to 64 of A-Z a-z 0-9 _ . -")
+        self.invalidations = f"tc1:iv:{namespace}"
+        self._start = f"tc1:{{{namespace}:"
+
+    def value(self, key: str) -> str:
+        return f"{self._start}{key}}}:v"
+
+    def lease(self, key: str) -> str:
+        return f"{self._start}{key}}}:l"
+
+    def failure(self, key: str) -> str:
+        return f"{self._start}{key}}}:f"
+
+    def staging(self, key: str, token: bytes) -> str:
+        return f"{self._start}{key}}}:s:{token.hex()}"
+
+    @staticmethod
+    def inbox(process: bytes) -> str:
+        return f"tc1:in:{process.hex()}"

@@ -1,0 +1,196 @@
+"""The process's ear: a thread that hears which values are ready and which keys are invalid.
+
+Every successful subscription starts a new epoch, because what was published while nobody listened is lost.
+Redis-py's PubSub reconnects without saying so, hence a bare connection.
+"""
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+
+from tiercache.port import Message, Slot
+from tiercache.remote.links import Link, Unanswered
+from tiercache.remote.resp import pack
+
+log = logging.getLogger("tiercache")
+
+IDLE = 1.0  # silence after which the connection is asked whether it lives
+PATIENCE = 3.0  # how long it may take to answer that
+EPOCH = Message(b"", "epoch", b"")
+
+
+class Slots:
+    """Which flights of this process wait for which keys."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._slots: defaultdict[str, list[Slot]] = defaultdict(list)
+
+    def open(self, key: str) -> Slot:
+        slot = Slot(key)
+        with self.lock:
+            self._slots[key].append(slot)
+        return slot
+
+    def close(self, slot: Slot) -> None:
+        with self.lock:
+            waiting = self._slots[slot.key]
+            waiting.remove(slot)
+            if not waiting:
+                del self._slots[slot.key]
+
+    def put(self, key: str, message: Message) -> None:
+        """A message for a key sets all of its slots."""
+        with self.lock:
+            waiting = list(self._slots.get(key, ()))
+        for slot in waiting:
+            slot.put(message)
+
+    def put_all(self, message: Message) -> None:
+        with self.lock:
+            waiting = [slot for slots in self._slots.values() for slot in slots]
+        for slot in waiting:
+            slot.put(message)
+
+
+class Inbox:
+    """The thread; `started` is set when its first attempt to subscribe has ended, well or not."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Link],
+        channels: tuple[str, str],
+        slots: Slots,
+        *,
+        up: Callable[[], None],
+        down: Callable[[], None],
+        invalid: Callable[[str, bytes], None],
+        unquiet: Callable[[str], None],
+        count: Callable[..., None],
+        draw: Callable[[], float],
+        patience: float,
+    ) -> None:
+        self._connect = connect
+        self._channels = channels
+        self._slots = slots
+        self._up, self._down, self._invalid, self._unquiet = up, down, invalid, unquiet
+        self._count = count
+        self._draw = draw
+        self._patience = patience
+        self._link: Link | None = None
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._told: list[Callable[[], object]] = []
+        self.started = threading.Event()
+        self.heard = False  # it was subscribed at least once
+        self.fault: str | None = None
+        self._thread = threading.Thread(target=self._run, name="tiercache-inbox", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def when_started(self, tell: Callable[[], object]) -> None:
+        """Call `tell`, from any thread, once `started` is set."""
+        with self._lock:
+            if not self.started.is_set():
+                self._told.append(tell)
+                return
+        tell()
+
+    def close(self, timeout: float) -> None:
+        self._closing.set()
+        if (link := self._link) is not None:
+            link.interrupt()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def after_fork(self) -> None:
+        """In the child: close the copy of the parent's socket."""
+        if self._link is not None:
+            self._link.close()
+
+    def _run(self) -> None:
+        pause = 0.05
+        while not self._closing.is_set():
+            try:
+                self._subscribe()
+            except Unanswered as error:
+                self._lost(error, subscribed=False)
+            else:
+                pause = 0.05
+                try:
+                    self._listen()
+                except Unanswered as error:
+                    self._lost(error, subscribed=True)
+            self._closing.wait(pause * (0.5 + self._draw()))
+            pause = min(2.0, pause * 2)
+        if self._link is not None:
+            self._link.close()
+
+    def _lost(self, error: Unanswered, *, subscribed: bool) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+        self._down()
+        if not self._closing.is_set() and (subscribed or not self.started.is_set()):
+            log.warning("The inbox is not connected (%s): nothing in tier 1 is taken on trust", error)
+        self.fault = str(error)
+        self._tell_started()
+
+    def _subscribe(self) -> None:
+        self._link = link = self._connect()
+        if self._closing.is_set():
+            raise Unanswered("closing")
+        link.send(pack("SUBSCRIBE", *self._channels), self._patience)
+        deadline = time.monotonic() + self._patience
+        for _ in self._channels:
+            reply = link.receive(deadline)
+            if not isinstance(reply, list):
+                raise Unanswered(f"SUBSCRIBE was refused: {reply}")
+        if self.fault is not None and self.heard:
+            log.warning("The inbox is connected again")
+        self.fault = None
+        self._up()
+        self.heard = True
+        self._slots.put_all(EPOCH)
+        self._tell_started()
+
+    def _tell_started(self) -> None:
+        with self._lock:
+            self.started.set()
+            told, self._told = self._told, []
+        for tell in told:
+            tell()
+
+    def _listen(self) -> None:
+        link = self._link
+        assert link is not None
+        while not self._closing.is_set():
+            if not link.readable(IDLE):
+                link.send(pack("PING"), PATIENCE)
+                self._take(link.receive(time.monotonic() + PATIENCE))
+            else:
+                self._take(link.receive(time.monotonic() + PATIENCE))
+
+    def _take(self, reply: Any) -> None:
+        if not isinstance(reply, list) or len(reply) != 3 or reply[0] != b"message":
+            return  # the answer to a PING
+        try:
+            parts = msgpack.unpackb(reply[2], raw=True, max_array_len=8, max_map_len=0, max_ext_len=0)
+            key = parts[0].decode()
+            if reply[1] == self._channels[1].encode():
+                id = bytes(parts[1])
+                if len(id) not in (0, 8):
+                    raise ValueError("not an id")
+                self._invalid(key, id)
+            else:
+                self._unquiet(key)
+                self._slots.put(key, Message(bytes(parts[1]), parts[2].decode(), bytes(parts[3])))
+        except Exception as error:  # hostile or of a newer version
+            self._count("undecodable")
+            log.debug("An inbox message was ignored: %s", error)

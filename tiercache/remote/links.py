@@ -1,0 +1,177 @@
+"""Connections for threads: redis-py connects (address, TLS, login), then the socket is ours.
+
+The private attributes of redis-py that tiercache touches are all in this file and in `aio_link.py`.
+"""
+
+import select
+import socket
+import threading
+import time
+from typing import Any
+
+import redis
+
+from tiercache.remote.resp import INCOMPLETE, Malformed, reader
+
+GRACE = 0.05  # a deadline noticed later than this was missed by us, not by Redis
+
+
+class Unanswered(Exception):
+    """No (whole) answer: connection refused or lost, deadline passed, reply too large or malformed."""
+
+    def __init__(self, why: str, *, oversized: bool = False) -> None:
+        super().__init__(why)
+        self.oversized = oversized
+
+
+def allowance(size: int) -> float:
+    """Seconds that a call may take beyond its base for the size of what it moves: 10 ms per started 100 kB."""
+    return 0.01 * (size // 100_000)
+
+
+class Link:
+    """One connection; used by one thread at a time."""
+
+    def __init__(self, address: Any, connect_timeout: float) -> None:
+        self._connection = address.connection(connect_timeout)
+        try:
+            self._connection.connect()
+        except (redis.RedisError, OSError) as error:
+            raise Unanswered(f"can't connect: {_safe(error)}") from None
+        self._socket: socket.socket = self._connection._sock
+        self._reader = reader()
+
+    def send(self, packed: bytes, timeout: float) -> None:
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.sendall(packed)
+        except OSError as error:
+            raise Unanswered(_safe(error)) from None
+
+    def receive(self, deadline: float, limit: int = 2**62, size: int = 0) -> Any:
+        """The next reply; `limit` bounds its bytes. `size` bytes were moved before it in this call."""
+        received = 0
+        while True:
+            try:
+                reply = self._reader.gets()
+            except Malformed as error:
+                raise Unanswered(str(error)) from None
+            if reply is not INCOMPLETE:
+                return reply
+            data = self._recv(deadline + allowance(size + received))
+            received += len(data)
+            if received > limit:
+                raise Unanswered(f"a reply of more than {limit} bytes", oversized=True)
+            self._reader.feed(data)
+
+    def _recv(self, deadline: float) -> bytes:
+        left = deadline - time.monotonic()
+        try:
+            try:
+                self._socket.settimeout(max(left, 0.0001))
+                data = self._socket.recv(65536)
+            except TimeoutError:
+                if time.monotonic() - deadline < GRACE:
+                    raise
+                self._socket.settimeout(0.0001)  # this thread was starved: the answer may be there
+                data = self._socket.recv(65536)
+        except OSError as error:
+            raise Unanswered(_safe(error) or "no answer in time") from None
+        if not data:
+            raise Unanswered("the server closed the connection")
+        return data
+
+    def readable(self, timeout: float) -> bool:
+        """Wait until something can be received."""
+        if self._reader.has_data() or getattr(self._socket, "pending", int)():
+            return True
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        return bool(poller.poll(timeout * 1000))
+
+    def interrupt(self) -> None:
+        """Make a blocked `receive` of another thread end now."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it ended already
+
+    def close(self) -> None:
+        self._connection.disconnect()
+
+
+class Links:
+    """A few connections shared by the threads of this process."""
+
+    def __init__(self, address: Any, connect_timeout: float, limit: int, most: int = 16) -> None:
+        self._address = address
+        self._connect_timeout = connect_timeout
+        self._limit = limit
+        self._places = threading.BoundedSemaphore(most)
+        self._most = most
+        self._idle: list[Link] = []
+        self.closed = False
+
+    def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
+        """Send in one write and read that many replies; raises Unanswered."""
+        deadline = time.monotonic() + timeout
+        if not self._places.acquire(timeout=timeout):
+            raise Unanswered("every connection is busy")
+        link = None
+        try:
+            link = self._take(min(self._connect_timeout, timeout))
+            link.send(packed, max(0.0001, deadline - time.monotonic()) + allowance(len(packed)))
+            size = len(packed)
+            out = []
+            for _ in range(replies):
+                out.append(link.receive(deadline, self._limit, size))
+                size += len(out[-1]) if isinstance(out[-1], bytes) else 0
+            self._give(link)
+            link = None
+            return out
+        finally:
+            self._places.release()
+            if link is not None:  # a connection with a half-read reply is never used again
+                link.close()
+                self.drop_idle()
+
+    def _take(self, timeout: float) -> Link:
+        if self.closed:
+            raise Unanswered("the cache is closed")
+        while self._idle:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                break
+            if not link.readable(0):  # else it was closed, or has an answer that nobody asked for
+                return link
+            link.close()
+        return Link(self._address, timeout)
+
+    def _give(self, link: Link) -> None:
+        self._idle.append(link)
+        if self.closed:
+            self.drop_idle()
+
+    def drop_idle(self) -> None:
+        """Close the connections that nobody is using; they may have died together."""
+        while self._idle:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                return
+            link.close()
+
+    def close(self) -> None:
+        self.closed = True
+        self.drop_idle()
+
+    def after_fork(self) -> None:
+        """In the child: close the copies of the parent's sockets and start with none."""
+        self.drop_idle()
+        self._places = threading.BoundedSemaphore(self._most)
+
+
+def _safe(error: BaseException) -> str:
+    # redis-py's messages name the address, never the password.
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,114 @@
+"""RESP2 on the wire: packs commands, reads replies, does no I/O.
+
+hiredis reads if it is installed (extra `fast`); else this reader, with the same two methods.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+try:
+    import hiredis
+except ImportError:  # the extra `fast` is not installed
+    hiredis = None  # type: ignore[assignment]
+
+
+class Refusal(Exception):
+    """An error reply. `code` is its first word: OOM, READONLY, NOPERM, NOSCRIPT, WRONGTYPE..."""
+
+    @property
+    def code(self) -> str:
+        return str(self).split(" ", 1)[0]
+
+
+class Malformed(Exception):
+    """What came is not RESP2: the connection can't be used any more."""
+
+
+INCOMPLETE = object()
+
+
+def pack(*words: bytes | str | int) -> bytes:
+    """One command."""
+    out = [b"*%d\r\n" % len(words)]
+    for word in words:
+        data = word if isinstance(word, bytes) else str(word).encode()
+        out.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(out)
+
+
+def pack_all(commands: Iterable[tuple[bytes | str | int, ...]]) -> bytes:
+    """Several commands, to be sent in one write."""
+    return b"".join(pack(*command) for command in commands)
+
+
+def reader() -> Any:
+    """A reader with `feed(data)` and `gets()`; `gets` returns INCOMPLETE until a whole reply is there.
+
+    Strings are bytes, an error reply is a `Refusal` instance; `Malformed` is raised for anything else.
+    """
+    if hiredis is None:
+        return Reader()
+    return hiredis.Reader(protocolError=Malformed, replyError=Refusal, notEnoughData=INCOMPLETE)
+
+
+class Reader:
+    """A RESP2 reader in Python."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._at = 0
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    def has_data(self) -> bool:
+        return self._at < len(self._buffer)
+
+    def gets(self) -> Any:
+        start = self._at
+        try:
+            reply = self._reply(depth=0)
+        except IndexError:
+            self._at = start
+            return INCOMPLETE
+        if self._at > 65536 or self._at == len(self._buffer):
+            del self._buffer[: self._at]
+            self._at = 0
+        return reply
+
+    def _line(self) -> bytes:
+        end = self._buffer.find(b"\r\n", self._at)
+        if end < 0:
+            raise IndexError
+        line = bytes(self._buffer[self._at : end])
+        self._at = end + 2
+        return line
+
+    def _reply(self, depth: int) -> Any:
+        line = self._line()
+        kind, rest = line[:1], line[1:]
+        if kind == b"+":
+            return rest
+        if kind == b"-":
+            return Refusal(rest.decode(errors="replace"))
+        try:
+            number = int(rest)
+        except ValueError:
+            raise Malformed(f"not RESP2: {line[:40]!r}") from None
+        if kind == b":":
+            return number
+        if kind == b"$":
+            return self._bulk(number)
+        if kind == b"*" and depth < 8:
+            return None if number < 0 else [self._reply(depth + 1) for _ in range(number)]
+        raise Malformed(f"not RESP2: {line[:40]!r}")
+
+    def _bulk(self, length: int) -> bytes | None:
+        if length < 0:
+            return None
+        end = self._at + length
+        if len(self._buffer) < end + 2:
+            raise IndexError
+        data = bytes(self._buffer[self._at : end])
+        self._at = end + 2
+        return data

@@ -1,0 +1,134 @@
+"""The thread that renews leases and gives them back, so that a blocked loop or loader loses neither."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tiercache.port import Lease, Port, Remote, RemoteDown, RemoteRefused
+
+log = logging.getLogger("tiercache")
+
+
+class Timer:
+    """Renews every held lease each third of its lifetime; `run` finishes a coroutine on this thread."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        io: Callable[[], Port],
+        run: Callable[[Any], Any],
+        now: Callable[[], float],
+        count: Callable[..., None],
+    ) -> None:
+        self._remote, self._io, self._run_now, self._now, self._count = remote, io, run, now, count
+        self.changed = threading.Condition()
+        # Guarded by `changed`.
+        self._held: dict[bytes, Lease] = {}
+        self._abandoned: list[Lease] = []
+        self._closing = False
+        self._next = 0.0  # when the thread looks again by itself
+        self._thread: threading.Thread | None = None
+
+    def hold(self, lease: Lease, max_load: float, overdue: Callable[[], object] | None) -> None:
+        """Renew `lease` until it is dropped; call `overdue` on this thread if `max_load` seconds pass before."""
+        now = self._now()
+        lease.due = now + lease.seconds / 3
+        lease.ends = now + max_load
+        lease.overdue = overdue
+        with self.changed:
+            self._held[lease.token] = lease
+            if self._thread is None or min(lease.due, lease.ends) < self._next:
+                self._wake()
+
+    def drop(self, lease: Lease) -> None:
+        """Stop renewing."""
+        with self.changed:
+            self._held.pop(lease.token, None)
+
+    def holds(self, id: bytes) -> bool:
+        """Is the lease with this id held by this process?"""
+        with self.changed:
+            return any(lease.id == id for lease in self._held.values())
+
+    def abandon(self, lease: Lease) -> None:
+        """Give the lease back soon, from this thread: for ways out on which nothing may wait."""
+        with self.changed:
+            self._held.pop(lease.token, None)
+            if not self._closing:
+                self._abandoned.append(lease)
+                self._wake()
+
+    def close(self, timeout: float) -> None:
+        """Give every lease back and end the thread, within `timeout` seconds."""
+        with self.changed:
+            self._closing = True
+            self._abandoned += self._held.values()
+            self._held.clear()
+            self._wake()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def after_fork(self) -> None:
+        """In the child: the leases are the parent's, and so was the thread."""
+        for lease in self._held.values():
+            lease.lost = True  # the token is the parent's: nothing is committed with it here
+        self.changed = threading.Condition()
+        self._held, self._abandoned, self._thread = {}, [], None
+
+    def _wake(self) -> None:
+        if self._thread is None and (self._held or self._abandoned):
+            self._thread = threading.Thread(target=self._run, name="tiercache-timer", daemon=True)
+            self._thread.start()
+        self.changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self.changed:
+                while not self._closing and not self._abandoned and (pause := self._pause()) > 0:
+                    self._next = self._now() + pause
+                    self.changed.wait(min(pause, 3600.0))
+                closing = self._closing
+                abandoned, self._abandoned = self._abandoned, []
+                now = self._now()
+                due = [lease for lease in self._held.values() if lease.due <= now < lease.ends]
+                overdue = [lease for lease in self._held.values() if lease.ends <= now]
+                for lease in overdue:
+                    del self._held[lease.token]
+            for lease in abandoned:
+                self._release(lease)
+            for lease in overdue:
+                if lease.overdue is not None:
+                    lease.overdue()
+            if due:
+                self._renew(due)
+            if closing:
+                return
+
+    def _pause(self) -> float:
+        times = [min(lease.due, lease.ends) for lease in self._held.values()]
+        return min(times, default=float("inf")) - self._now()
+
+    def _renew(self, leases: list[Lease]) -> None:
+        try:
+            kept = self._run_now(self._remote.renew(self._io(), leases))
+        except (RemoteDown, RemoteRefused):
+            for lease in leases:
+                lease.due = self._now() + lease.seconds / 10
+            return
+        for lease, ok in zip(leases, kept, strict=True):
+            lease.due = self._now() + lease.seconds / 3
+            if not ok and not lease.lost:
+                with self.changed:
+                    held = self._held.pop(lease.token, None) is not None
+                if held:  # else it was committed while this renewal was under way
+                    lease.lost = True
+                    self._count("leases_lost")
+                    log.warning("The lease of %r was lost while its loader ran", lease.key)
+
+    def _release(self, lease: Lease) -> None:
+        try:
+            self._run_now(self._remote.release(self._io(), lease))
+        except (RemoteDown, RemoteRefused):
+            pass  # it ends by itself

@@ -1,0 +1,44 @@
+"""The cache's settings: checked before anything is built, each error naming its field."""
+
+from collections.abc import Callable
+from typing import Any
+
+import cachetools
+
+from tiercache.errors import PolicyError
+from tiercache.policy import Policy, one_of, seconds
+from tiercache.values import estimate
+
+
+def check_settings(**given: Any) -> None:
+    """PolicyError or TypeError, naming the field, for a setting outside its range."""
+    if given["policy"] is not None and not isinstance(given["policy"], Policy):
+        raise TypeError(f"policy must be a Policy, not {type(given['policy']).__name__}")
+    if given["store"] is not None and not isinstance(given["store"], cachetools.Cache):
+        raise TypeError(f"store must be a cachetools.Cache, not {type(given['store']).__name__}")
+    for name in ("max_entries", "max_value_bytes", "refresh_concurrency"):
+        _whole(name, given[name], least=1)
+    for name in ("push_bytes", "compress_above"):
+        _whole(name, given[name], least=0)
+    if given["max_bytes"] is not None:
+        _whole("max_bytes", given["max_bytes"], least=1)
+    for name in ("connect_timeout", "call_timeout", "call_budget"):
+        seconds(name, given[name])
+    for name in ("weigh", "around_load"):
+        if given[name] is not None and not callable(given[name]):
+            raise TypeError(f"{name} must be callable, not {type(given[name]).__name__}")
+    one_of("compress", given["compress"], (None, "zlib", "zstd"))
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or value >= 2**31:
+        raise PolicyError(f"{name}={value!r}: must be a whole number from {least} to 2**31 - 1")
+
+
+def weigher(weigh: Callable[[Any], int] | None, max_bytes: int | None) -> Callable[[Any, int], int]:
+    """What a value counts against `max_bytes`: `weigh(value)`, else its encoded size, else an estimate."""
+    if weigh is not None:
+        return lambda value, size: max(0, int(weigh(value)))
+    if max_bytes is None:
+        return lambda value, size: size
+    return lambda value, size: size or estimate(value)
