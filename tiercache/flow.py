@@ -77,10 +77,11 @@ async def _join(port: Port, flight: Flight, loader: Loader, policy: Policy, unti
         return await _bypass(port, flight.key, loader, policy, "bypass_loop")
     now = node.now()
     patience = policy.nested_wait if node.nested() else policy.max_load
-    outcome = await port.join(flight, min(until - now, patience))
+    late_first = until - now <= patience
+    outcome = await port.join(flight, until - now if late_first else patience)
     if outcome is not None:
         return outcome.shared()
-    if node.now() >= until:
+    if late_first:
         return late(node.table.peek(flight.key), flight.key, policy, node.now())
     return await _bypass(port, flight.key, loader, policy, "bypass_nested")
 

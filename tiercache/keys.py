@@ -242,6 +242,3 @@ class KeyMaker:
         except _Unusable as error:
             raise TypeError(f"{self.name}(): {error}") from None
         return check_key(text + self._suffix)
-
-
-key_maker = KeyMaker

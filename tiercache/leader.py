@@ -73,6 +73,7 @@ class Leader:
         self.lease = Lease(self.key, self.node.token(), policy.lease)
         self.known = b""
         self.quiet = 0.0  # seconds for which an old value is served without asking again
+        self.serves_read = False  # the outcome is a record that was read, not a value that was loaded
         self.private = False  # the outcome is for the leader's own caller alone
         seen = flight.seen
         self.old = self.node.softened.get(self.key)
@@ -104,7 +105,7 @@ class Leader:
         table.settle(self.flight, AGAIN if self.private else outcome, fill)
         if self.quiet and not self.flight.cut:
             table.quiet(self.key, self.node.now() + self.quiet, self.node.now())
-        elif fill is not None and self.flight.mode == LOAD and self.loader is not None:
+        elif self.serves_read and not self.flight.early and self.flight.mode == LOAD:
             self._refresh_if_due()
         return outcome
 
@@ -181,6 +182,7 @@ class Leader:
             return None
         outcome = answer(value)
         outcome.stale = stale
+        self.serves_read = True
         return outcome, self._weighed(fill)
 
     def _open(self, record: Record) -> tuple[Any, int] | None:
@@ -267,17 +269,17 @@ class Leader:
             return await self._bypass(None, "bypass_loop")
         patience = now + self.policy.nested_wait if node.nested() else give_up
         again_at = now + busy.left + 0.1 + 0.2 * node.draw()
+        limit = min(again_at, self.until, patience)
         node.count("waits")
-        message = await self.port.wait(slot, min(again_at, self.until, patience) - now)
+        message = await self.port.wait(slot, limit - now)
         if message is not None:
             return await self._heard(slot, message, busy.holder, sent, epoch)
-        now = node.now()
-        if now >= self.until:
+        if limit == again_at:
+            return None
+        if limit == self.until:
             self.private = True
-            return late(self.old, self.key, self.policy, now), None
-        if now >= patience:
-            return await self._bypass(None, "bypass_nested")
-        return None
+            return late(self.old, self.key, self.policy, node.now()), None
+        return await self._bypass(None, "bypass_nested")
 
     async def _heard(
         self, slot: Slot, message: Message, holder: bytes, sent: float, epoch: int

@@ -48,7 +48,7 @@ class Process:
         call_budget: float,
         refresh_concurrency: int,
         around_load: Callable[[], AbstractContextManager[Any]] | None,
-        remote: Remote | None = None,
+        remote: Any = None,  # of tiercache.testing
     ) -> None:
         self._names, self._now = names, now
         self._address, self._connect_timeout = address, connect_timeout
@@ -79,7 +79,9 @@ class Process:
             around_load=around_load or nullcontext,
             links=None if address is None else Links(address, connect_timeout, self._limit),
         )
-        if chosen.shared:
+        if remote is not None:
+            remote.attach(self.node)
+        elif chosen.shared:
             table.cut_all(verified=False)  # until the inbox is subscribed
         _living.add(self)
 

@@ -1,0 +1,42 @@
+"""A private Redis for the session, a namespace and caches for each test, and no thread left behind."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from redis_server import RedisServer
+
+from tiercache import Cache
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def namespace(request: pytest.FixtureRequest) -> str:
+    """A namespace that no other test uses."""
+    return f"t{abs(hash(request.node.nodeid)):x}"
+
+
+@pytest.fixture
+def make_cache(redis_server: RedisServer, namespace: str) -> Iterator[Callable[..., Cache]]:
+    """Makes caches of one namespace on the session's Redis; closes them and checks that no thread of theirs is left."""
+    caches: list[Cache] = []
+
+    def make(url: str | None = redis_server.url, **settings: Any) -> Cache:
+        cache = Cache(url, **{"namespace": namespace, **settings})
+        caches.append(cache)
+        return cache
+
+    before = set(threading.enumerate())
+    yield make
+    for cache in caches:
+        cache.close()
+    left = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("tiercache-")]
+    for thread in left:
+        thread.join(5)
+    assert not [thread for thread in left if thread.is_alive()]
