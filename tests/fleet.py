@@ -1,0 +1,138 @@
+"""Processes of a fleet for tests: each runs one function of this module on a private Redis."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import redis
+
+from tiercache import Cache, Policy
+
+spawn = multiprocessing.get_context("spawn")
+
+
+class Member:
+    """A process that runs `work(url, namespace, pipe, *args)`; `hear` waits for what it sends."""
+
+    def __init__(self, work: Any, *args: Any) -> None:
+        self.pipe, theirs = spawn.Pipe()
+        self.process: SpawnProcess = spawn.Process(target=work, args=(*args[:2], theirs, *args[2:]), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def hear(self, timeout: float = 60) -> Any:
+        assert self.pipe.poll(timeout), "nothing was heard in time"
+        return self.pipe.recv()
+
+    def tell(self, message: Any = None) -> None:
+        self.pipe.send(message)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def end(self) -> None:
+        self.process.join(30)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def herd(url: str, namespace: str, pipe: Any, colour: str, callers: int, seconds: float) -> None:
+    """Wait for a word, ask for one key all at once, send the answers and the counters."""
+    cache = Cache(url, namespace=namespace)
+    counter = redis.Redis.from_url(url)
+
+    def load() -> float:
+        counter.incr(f"loads:{namespace}")
+        time.sleep(seconds)
+        return time.monotonic()
+
+    async def aload() -> float:
+        return await asyncio.to_thread(load)
+
+    waits = _threads(cache, load, callers, pipe) if colour == "threads" else _tasks(cache, aload, callers, pipe)
+    cache.close()
+    pipe.send((waits, cache.stats()))
+
+
+def _threads(cache: Cache, load: Any, callers: int, pipe: Any) -> list[float]:
+    waits: list[float] = []
+    ready, go = threading.Barrier(callers + 1), threading.Event()
+
+    def call() -> None:
+        ready.wait()
+        go.wait()
+        loaded = cache.get_or_load("popular", load)
+        waits.append(time.monotonic() - loaded)
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    pipe.send("ready")
+    pipe.recv()
+    go.set()
+    for thread in threads:
+        thread.join()
+    return waits
+
+
+def _tasks(cache: Cache, load: Any, callers: int, pipe: Any) -> list[float]:
+    async def call() -> float:
+        loaded = await cache.aget_or_load("popular", load)
+        return time.monotonic() - loaded
+
+    async def main() -> list[float]:
+        await asyncio.to_thread(int)
+        pipe.send("ready")
+        pipe.recv()
+        waits = await asyncio.gather(*[call() for _ in range(callers)])
+        await cache.aclose()
+        return waits
+
+    return asyncio.run(main())
+
+
+def holder(url: str, namespace: str, pipe: Any, policy: dict[str, Any]) -> None:
+    """Hold the lease of a load that ends when told; send what the caller got."""
+    cache = Cache(url, namespace=namespace, policy=Policy(**policy))
+
+    def load() -> str:
+        pipe.send("loading")
+        pipe.recv()
+        return "from the holder"
+
+    value = cache.get_or_load("popular", load)
+    pipe.send((value, cache.stats()))
+    cache.close()
+
+
+def waiter(url: str, namespace: str, pipe: Any, policy: dict[str, Any]) -> None:
+    """Wait for somebody's load, or lead when the lease has ended; send when and what."""
+    cache = Cache(url, namespace=namespace, policy=Policy(**policy))
+    led: list[float] = []
+
+    def load() -> str:
+        led.append(time.monotonic())
+        return "from the waiter"
+
+    answered = threading.Event()
+    watcher = threading.Thread(target=_tell_when_waiting, args=(cache, pipe, answered), daemon=True)
+    watcher.start()
+    value = cache.get_or_load("popular", load)
+    answered.set()
+    watcher.join()
+    pipe.send((value, led[0] if led else None, cache.stats()))
+    cache.close()
+
+
+def _tell_when_waiting(cache: Cache, pipe: Any, answered: threading.Event) -> None:
+    while not cache.stats()["waits"] and not answered.wait(0.001):
+        pass
+    pipe.send("waiting")

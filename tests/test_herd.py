@@ -1,0 +1,109 @@
+"""A herd over processes costs one load, few commands, and no way around the lease."""
+
+import signal
+import threading
+import time
+from typing import Any
+
+import fleet
+import pytest
+from redis_server import RedisServer
+from test_flow import BYPASSES
+
+SET_UP = {"HELLO", "AUTH", "CLIENT", "SELECT", "INFO", "PING", "SUBSCRIBE", "MONITOR"}
+
+
+class Monitor:
+    """Counts the commands that clients send, without scripts' inner calls and connection set-up."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._client = server.client()
+        self._monitor = self._client.monitor()
+        self._monitor.__enter__()
+        self.commands: list[str] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while not self._ended.is_set():
+            entry: dict[str, Any] = self._monitor.next_command()
+            if entry["command"].startswith("ECHO the end"):
+                self._ended.set()
+            elif entry["client_type"] != "lua":
+                self.commands.append(entry["command"])
+
+    def stop(self, server: RedisServer) -> list[str]:
+        with server.client() as client:
+            client.echo("the end")
+        assert self._ended.wait(20)
+        self._monitor.__exit__(None, None, None)
+        self._client.close()
+        return [
+            each
+            for each in self.commands
+            if each.split(" ")[0].upper() not in SET_UP and not each.upper().startswith("INCRBY LOADS:")
+        ]
+
+
+@pytest.mark.parametrize("colour", ["threads", "tasks"])
+def test_a_cold_herd_loads_once(redis_server: RedisServer, namespace: str, colour: str) -> None:
+    """4 processes × 50 callers ask for one absent item: one load, at most 6 commands per process, no bypass."""
+    members = [fleet.Member(fleet.herd, redis_server.url, namespace, colour, 50, 0.5) for _ in range(4)]
+    for member in members:
+        assert member.hear() == "ready"
+    monitor = Monitor(redis_server)
+    for member in members:
+        member.tell()
+    results = [member.hear() for member in members]
+    commands = monitor.stop(redis_server)
+    for member in members:
+        member.end()
+    with redis_server.client() as client:
+        assert int(client.get(f"loads:{namespace}")) == 1
+        assert not client.keys(f"tc1:{{{namespace}:*:l")
+    assert [len(waits) for waits, _ in results] == [50] * 4
+    assert len(commands) <= 6 * 4, commands
+    for _, stats in results:
+        assert not any(stats[name] for name in (*BYPASSES, "leases_lost", "undecodable", "unread")), stats
+    assert sum(stats["grants"] for _, stats in results) == 1
+
+
+def test_a_killed_holder_delays_the_others_by_its_lease(redis_server: RedisServer, namespace: str) -> None:
+    """SIGKILL during a load of 60 s: another leads within the lease, not the load."""
+    policy = {"lease": 1.0, "max_load": 120.0}
+    holder = fleet.Member(fleet.holder, redis_server.url, namespace, policy)
+    assert holder.hear() == "loading"
+    waiter = fleet.Member(fleet.waiter, redis_server.url, namespace, policy)
+    assert waiter.hear() == "waiting"
+    killed = time.monotonic()
+    holder.signal(signal.SIGKILL)
+    value, led, stats = waiter.hear()
+    holder.end()
+    waiter.end()
+    assert value == "from the waiter"
+    assert led - killed < 10  # the lease is 1 s; a load of 60 s is not waited for
+    assert stats["loads"] == 1
+
+
+def test_a_stopped_holders_commit_is_rejected(redis_server: RedisServer, namespace: str) -> None:
+    """SIGSTOP past the lease: another loads; the holder, resumed, still answers its caller and stores nothing."""
+    policy = {"lease": 0.3, "max_load": 120.0}
+    holder = fleet.Member(fleet.holder, redis_server.url, namespace, policy)
+    assert holder.hear() == "loading"
+    holder.signal(signal.SIGSTOP)
+    waiter = fleet.Member(fleet.waiter, redis_server.url, namespace, policy)
+    assert waiter.hear() == "waiting"
+    assert waiter.hear()[0] == "from the waiter"
+    holder.signal(signal.SIGCONT)
+    holder.tell()
+    value, stats = holder.hear()
+    assert value == "from the holder"
+    assert stats["commits"] == 0
+    assert stats["commit_rejected"] + stats["leases_lost"] >= 1
+    again = fleet.Member(fleet.waiter, redis_server.url, namespace, policy)
+    while (heard := again.hear()) == "waiting":
+        pass
+    assert heard[0] == "from the waiter"
+    for member in (holder, waiter, again):
+        member.end()
