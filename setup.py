@@ -1,11 +1,11 @@
 """The list of compiled modules; everything else about the package is in pyproject.toml.
 
-TIERCACHE_DEBUG=1 compiles with C assertions, bounds checks and line tracing of the reference counts.
+TIERCACHE_DEBUG=1 compiles for valgrind and gdb: no optimisation, C assertions, bounds and None checks.
 """
 
 import os
 
-from Cython.Build import cythonize
+from Cython.Distutils import build_ext  # turns .pyx into C when it builds: an sdist holds the sources alone
 from setuptools import Extension, setup
 
 debug = os.environ.get("TIERCACHE_DEBUG") == "1"
@@ -15,11 +15,14 @@ extensions = [
     Extension(f"tiercache.local.{name}", [f"tiercache/local/{name}.pyx"], extra_compile_args=flags)
     for name in ("xfetch", "flight", "lru", "table", "face")
 ]
+for extension in extensions:
+    extension.cython_c_in_temp = True
+    extension.cython_directives = {
+        "language_level": 3,
+        "boundscheck": debug,
+        "wraparound": False,
+        "initializedcheck": debug,
+        "nonecheck": debug,
+    }
 
-setup(
-    ext_modules=cythonize(
-        extensions,
-        language_level=3,
-        compiler_directives={"boundscheck": debug, "wraparound": False, "initializedcheck": debug},
-    )
-)
+setup(ext_modules=extensions, cmdclass={"build_ext": build_ext})

@@ -1,64 +1,74 @@
-"""cached(): a loader function becomes a cached one, of the same colour."""
+"""cached(): a loader function becomes a cached one, of the same colour.
+
+This file is longer than others because a function and a bound method of each colour have types of their own.
+"""
 
 import functools
 import inspect
 import sys
-import weakref
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from functools import partial
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from tiercache.keys import KeyMaker
 from tiercache.local.face import Call
 from tiercache.local.table import Mode
+from tiercache.port import is_async
 
 if TYPE_CHECKING:
     from tiercache.cache import Cache
+    from tiercache.policy import Policy
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 T = TypeVar("T")
-R = TypeVar("R")
 
-FORCE = int(Mode.FORCE)
+LOAD, FORCE = int(Mode.LOAD), int(Mode.FORCE)
 ALIASES = 10_000  # argument lists per function that lead to their key without formatting it
-_templates: "weakref.WeakKeyDictionary[Cache, dict[str, str]]" = weakref.WeakKeyDictionary()
+_CONSTANT = (type(None), bool, int, float, str, bytes)
 
 
 class CachedFunction(Call, Generic[P, T]):
     """A cached sync function. Called, it answers from the cache or runs the function, once in the fleet."""
 
-    __wrapped__: Callable[P, T]
-
-    def __init__(self, cache: "Cache", function: Callable[P, T], maker: KeyMaker, policy: Any) -> None:
-        super().__init__(cache, inspect.iscoroutinefunction(function), ALIASES)
-        functools.update_wrapper(self, function)
-        for name in ("__code__", "__defaults__", "__kwdefaults__"):  # what inspect knows a function by
-            setattr(self, name, getattr(function, name, None))
-        self._cache, self._maker, self._policy = cache, maker, policy
+    def __init__(
+        self, cache: "Cache", function: Callable[P, Any], maker: KeyMaker, policy: "Policy", aliased: bool
+    ) -> None:
+        super().__init__(cache, is_async(function), ALIASES)
+        functools.update_wrapper(self, function, updated=())
+        attributes = getattr(function, "__dict__", {}).items()
+        vars(self).update({name: value for name, value in attributes if not hasattr(type(self), name)})
+        self.__wrapped__ = function
+        self._cache, self._maker, self._policy, self._aliased = cache, maker, policy, aliased
 
     if TYPE_CHECKING:
+        __wrapped__: Callable[P, T]
+        __qualname__: str
 
-        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T: ...
+        def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T: ...
 
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """The cache key of these arguments; TypeError where they have none."""
         return self._maker(args, kwargs)
 
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+    def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Forget the value for these arguments, as `Cache.invalidate`."""
-        self._cache.invalidate(self.key(*args, **kwargs))
+        self._cache.invalidate(self._maker(args, kwargs))
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Load the value for these arguments now, as `Cache.refresh`."""
-        loader = partial(self.__wrapped__, *args, **kwargs)
-        return self._cache._load(self.key(*args, **kwargs), loader, self._policy, FORCE)  # type: ignore[no-any-return]
+        return self._load(self._maker(args, kwargs), args, kwargs, FORCE)  # type: ignore[no-any-return]
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # What the compiled call could not answer.
         key = self._maker(args, kwargs)
-        self._remember(args, kwargs, key)
-        return self._cache._load(key, partial(self.__wrapped__, *args, **kwargs), self._policy)
+        if self._aliased:
+            self._remember(args, kwargs, self._cache._wire(key))
+        return self._load(key, args, kwargs)
+
+    def _load(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], mode: int = LOAD) -> Any:
+        return self._cache._load(key, partial(self.__wrapped__, *args, **kwargs), self._policy, mode)
 
     @overload
     def __get__(self, instance: None, owner: type) -> "CachedFunction[P, T]": ...
@@ -71,42 +81,50 @@ class CachedFunction(Call, Generic[P, T]):
 
     def __set_name__(self, owner: type, name: str) -> None:
         if self._maker.needs_cache_key(owner):
+            first = next(iter(self._maker.signature.parameters))
             raise TypeError(
                 f"{owner.__qualname__}.{name}: instances have no stable key. Give {owner.__qualname__} a "
-                "__cache_key__() method, or use a template, key=, or ignore=('self',)"
+                f"__cache_key__() method, or use a template, key=, or ignore=({first!r},)"
             )
 
     def __repr__(self) -> str:
         return f"<cached {self._maker.name}>"
 
-    def __reduce__(self) -> Any:
-        return _by_name, (self.__wrapped__.__module__, self.__wrapped__.__qualname__)
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled by name, like a function
 
 
 class CachedCoroutineFunction(CachedFunction[P, T]):
     """A cached async function."""
 
+    def __init__(
+        self, cache: "Cache", function: Callable[P, Any], maker: KeyMaker, policy: "Policy", aliased: bool
+    ) -> None:
+        super().__init__(cache, function, maker, policy, aliased)
+        # By these inspect knows a coroutine function; what a partial or a callable object hides has none.
+        shown = function if hasattr(function, "__code__") else _coroutine_function
+        for name in ("__code__", "__defaults__", "__kwdefaults__"):
+            setattr(self, name, getattr(shown, name))
+        vars(self).setdefault("__name__", type(function).__name__)
+
     if TYPE_CHECKING:
 
         def __call__(  # type: ignore[override]
-            self, *args: P.args, **kwargs: P.kwargs
+            self, /, *args: P.args, **kwargs: P.kwargs
         ) -> Coroutine[Any, Any, T]: ...
 
-    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:  # type: ignore[override]
+    async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:  # type: ignore[override]
         """Forget the value for these arguments, as `Cache.ainvalidate`."""
-        await self._cache.ainvalidate(self.key(*args, **kwargs))
+        await self._cache.ainvalidate(self._maker(args, kwargs))
 
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:  # type: ignore[override]
+    async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:  # type: ignore[override]
         """Load the value for these arguments now, as `Cache.arefresh`."""
-        loader = partial(self.__wrapped__, *args, **kwargs)
-        return await self._cache._aload(  # type: ignore[no-any-return]
-            self.key(*args, **kwargs), loader, self._policy, FORCE
-        )
+        return await self._load(self._maker(args, kwargs), args, kwargs, FORCE)  # type: ignore[no-any-return]
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        key = self._maker(args, kwargs)
-        self._remember(args, kwargs, key)
-        return self._cache._aload(key, partial(self.__wrapped__, *args, **kwargs), self._policy)
+    def _load(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], mode: int = LOAD) -> Any:
+        coroutine: Any = self._cache._aload(key, partial(self.__wrapped__, *args, **kwargs), self._policy, mode)
+        coroutine.__qualname__ = self._maker.name  # for the names of tasks and for warnings
+        return coroutine
 
     @overload
     def __get__(self, instance: None, owner: type) -> "CachedCoroutineFunction[P, T]": ...
@@ -118,65 +136,102 @@ class CachedCoroutineFunction(CachedFunction[P, T]):
         return self if instance is None else BoundCoroutineFunction(self, instance)
 
 
+async def _coroutine_function() -> None: ...
+
+
 class BoundFunction(Generic[P, T]):
     """A cached method of one instance (or class): its first argument is filled in."""
 
-    def __init__(self, function: Any, instance: object) -> None:
-        self._function = function
+    def __init__(self, function: Any, instance: Any) -> None:
+        self.__func__ = function
         self.__self__ = instance
-        self.__wrapped__: Callable[P, T] = partial(function.__wrapped__, instance)
-        self.__name__: str = function.__name__
-        self.__qualname__: str = function.__qualname__
         self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._function(self.__self__, *args, **kwargs)  # type: ignore[no-any-return]
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__func__, name)  # whatever else a function has, as bound methods do
 
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """The cache key of these arguments."""
-        return self._function.key(self.__self__, *args, **kwargs)  # type: ignore[no-any-return]
+    @property
+    def __wrapped__(self) -> Callable[P, T]:
+        wrapped = self.__func__.__wrapped__
+        binds = hasattr(wrapped, "__get__")
+        return wrapped.__get__(self.__self__) if binds else MethodType(wrapped, self.__self__)
 
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Forget the value for these arguments."""
-        return self._function.invalidate(self.__self__, *args, **kwargs)  # type: ignore[no-any-return]
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.__func__(self.__self__, *args, **kwargs)  # type: ignore[no-any-return]
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Load the value for these arguments now."""
-        return self._function.refresh(self.__self__, *args, **kwargs)  # type: ignore[no-any-return]
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The cache key of these arguments; TypeError where they have none."""
+        return self.__func__.key(self.__self__, *args, **kwargs)  # type: ignore[no-any-return]
+
+    def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Forget the value for these arguments, as `Cache.invalidate`."""
+        self.__func__.invalidate(self.__self__, *args, **kwargs)
+
+    def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Load the value for these arguments now, as `Cache.refresh`."""
+        return self.__func__.refresh(self.__self__, *args, **kwargs)  # type: ignore[no-any-return]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BoundFunction):
+            return NotImplemented
+        return self.__func__ is other.__func__ and self.__self__ is other.__self__
+
+    def __hash__(self) -> int:
+        return hash((self.__func__, id(self.__self__)))
 
     def __repr__(self) -> str:
-        return f"<bound {self._function!r} of {self.__self__!r}>"
+        return f"<bound {self.__func__!r} of {self.__self__!r}>"
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.__self__, self.__func__.__name__)
 
 
 class BoundCoroutineFunction(BoundFunction[P, T]):
     """A cached async method of one instance (or class)."""
 
-    __code__: Any
-
-    def __init__(self, function: Any, instance: object) -> None:
-        super().__init__(function, instance)
-        for name in ("__code__", "__defaults__", "__kwdefaults__"):
-            setattr(self, name, getattr(function, name, None))
-        _mark(self)
-
     if TYPE_CHECKING:
 
         def __call__(  # type: ignore[override]
-            self, *args: P.args, **kwargs: P.kwargs
+            self, /, *args: P.args, **kwargs: P.kwargs
         ) -> Coroutine[Any, Any, T]: ...
 
-        def invalidate(  # type: ignore[override]
-            self, *args: P.args, **kwargs: P.kwargs
-        ) -> Awaitable[None]: ...
+    async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:  # type: ignore[override]
+        """Forget the value for these arguments, as `Cache.ainvalidate`."""
+        await self.__func__.invalidate(self.__self__, *args, **kwargs)
 
-        def refresh(  # type: ignore[override]
-            self, *args: P.args, **kwargs: P.kwargs
-        ) -> Coroutine[Any, Any, T]: ...
+    async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:  # type: ignore[override]
+        """Load the value for these arguments now, as `Cache.arefresh`."""
+        return await self.__func__.refresh(self.__self__, *args, **kwargs)  # type: ignore[no-any-return]
 
 
-def _mark(function: Any) -> None:
-    if sys.version_info >= (3, 12):
-        inspect.markcoroutinefunction(function)
+class _CachedClassMethod(classmethod):  # type: ignore[type-arg]
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self.__func__.__get__(owner or type(instance))
+
+
+class _ClassMethods:
+    """Put into a class body: makes the class's classmethods bind cached functions in our own way.
+
+    From Python 3.13 on a classmethod no longer asks what it wraps to bind itself, and its plain bound method
+    would let `Repo.get.invalidate(42)` take 42 for the class.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        delattr(owner, name)
+        for each, value in list(vars(owner).items()):
+            if type(value) is classmethod and isinstance(value.__func__, CachedFunction):
+                setattr(owner, each, _CachedClassMethod(value.__func__))
+
+    @classmethod
+    def attend(cls, function: Any) -> None:
+        """Be there when the class in whose body `function` stands is made."""
+        body, _, _ = getattr(function, "__qualname__", "").rpartition(".")
+        frame = sys._getframe() if body and not body.endswith("<locals>") else None
+        while frame is not None and frame.f_locals.get("__qualname__") != body:
+            frame = frame.f_back
+        if frame is not None:
+            frame.f_locals["__tiercache_classmethods__"] = cls()
 
 
 class Decorators:
@@ -214,8 +269,9 @@ class Decorators:
         the typed arguments, `ignore` left out. Any Policy field can be given. Bare `@cache.cached` works.
         Raises ValueError for a template that does not fit, TypeError for what can't be cached.
         """
-        decorator = Decorator(self, None if callable(template) else template, key, ignore, version, policy)
-        return decorator(template) if callable(template) else decorator
+        bare = template is not None and not isinstance(template, str)
+        decorator = Decorator(self, None if bare else template, key, ignore, version, policy)
+        return decorator(template) if bare else decorator
 
 
 class Decorator:
@@ -225,48 +281,59 @@ class Decorator:
         self,
         cache: Any,
         template: str | None,
-        key: Any,
+        key: Callable[..., str] | None,
         ignore: Collection[str],
         version: str,
         policy: dict[str, Any],
     ) -> None:
-        if template is not None and not isinstance(template, str):
-            raise TypeError(f"template must be a str, not {type(template).__name__}")
+        if key is not None and (not callable(key) or is_async(key)):
+            raise TypeError(f"key must be a callable that returns the key, not {key!r}")
         self._cache = cache
         self._template, self._key, self._ignore, self._version = template, key, ignore, version
-        self._policy = cache._derive(policy.pop("ttl", None), policy)
+        self._policy = cache._derive(None, policy)
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> CachedCoroutineFunction[P, T]: ...
     @overload
     def __call__(self, function: Callable[P, T]) -> CachedFunction[P, T]: ...
     def __call__(self, function: Any) -> Any:
-        if isinstance(function, (classmethod, staticmethod)):
-            kind = type(function).__name__
-            raise TypeError(f"put @{kind} above @cached, not below: @cached decorates the plain function")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"{function.__qualname__} is a generator function: its result can be read only once")
-        if not callable(function):
-            raise TypeError(f"cached decorates a function, not {type(function).__name__}")
+        _check_function(function)
         maker = KeyMaker(function, self._template, key=self._key, ignore=self._ignore, version=self._version)
         if self._template is not None:
-            _claim(self._cache, self._template + "%v" + self._version, maker.name)
-        if inspect.iscoroutinefunction(function):
-            cached = CachedCoroutineFunction[Any, Any](self._cache, function, maker, self._policy)
-            _mark(cached)
-            return cached
-        return CachedFunction[Any, Any](self._cache, function, maker, self._policy)
+            self._claim(self._template, function, maker.name)
+        if sys.version_info >= (3, 13):
+            _ClassMethods.attend(function)
+        kind = CachedCoroutineFunction if is_async(function) else CachedFunction
+        return kind(self._cache, function, maker, self._policy, self._aliases(maker))
+
+    def _claim(self, template: str, function: Any, name: str) -> None:
+        # The same function defined again (a reload, a factory) may claim its own template again.
+        if name.endswith("<lambda>"):
+            name += f", line {function.__code__.co_firstlineno}"
+        claims = vars(self._cache).setdefault("_templates", {})
+        owner = claims.setdefault((template, self._version), name)
+        if owner != name:
+            raise ValueError(f"template {template!r} of {name} belongs to {owner} already")
+
+    def _aliases(self, maker: KeyMaker) -> bool:
+        # Can a call's plain arguments be led to their key by memory? Not where anything else has a say in the
+        # key: a callable, a default that may change; nor where a hit must be copied.
+        return not (self._key or self._policy.copy) and all(
+            parameter.default is parameter.empty
+            or type(parameter.default) in _CONSTANT
+            or name in self._ignore
+            or (self._template is not None and f"{{{name}" not in self._template)
+            for name, parameter in maker.signature.parameters.items()
+        )
 
 
-def _claim(cache: Any, template: str, name: str) -> None:
-    # The same function defined again (a reload, a factory) may claim its own template again.
-    owner = _templates.setdefault(cache, {}).setdefault(template, name)
-    if owner != name:
-        raise ValueError(f"template {template.partition('%v')[0]!r} of {name} belongs to {owner} already")
-
-
-def _by_name(module: str, qualname: str) -> Any:
-    found: Any = sys.modules[module] if module in sys.modules else __import__(module, fromlist=["_"])
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    return found
+def _check_function(function: Any) -> None:
+    kind = type(function)
+    if isinstance(function, (classmethod, staticmethod, property)):
+        raise TypeError(f"put @cached below @{kind.__name__}, directly on the function")
+    if not callable(function):
+        raise TypeError(f"cached takes a template (a str) or decorates a function; this is {kind.__name__}")
+    for part in (function, getattr(kind, "__call__", None)):  # noqa: B004  # the method itself is wanted
+        if inspect.isgeneratorfunction(part) or inspect.isasyncgenfunction(part):
+            name = getattr(function, "__qualname__", repr(function))
+            raise TypeError(f"{name} is a generator function: its result can be read only once")

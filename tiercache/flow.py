@@ -17,7 +17,19 @@ from tiercache.leader import Leader, late, tail
 from tiercache.local.flight import Flight
 from tiercache.local.table import Mode, Verdict
 from tiercache.policy import Policy
-from tiercache.port import AGAIN, Lease, Loader, Outcome, Port, RemoteDown, RemoteRefused, answer
+from tiercache.port import (
+    AGAIN,
+    Found,
+    Lease,
+    Loader,
+    Node,
+    Outcome,
+    Port,
+    RemoteDown,
+    RemoteRefused,
+    answer,
+)
+from tiercache.reading import look, unverified
 
 HIT, DUE, LEAD, JOIN, ALONE = map(int, Verdict)
 LOAD, READ, FORCE, WRITE, VERIFY = map(int, Mode)
@@ -108,8 +120,30 @@ async def get(port: Port, key: str, policy: Policy) -> Outcome:
         outcome = await port.join(rest[0], node.call_budget)
         if outcome is not None and outcome is not AGAIN:
             return outcome.shared()
-    [outcome] = await _read_many(port, [rest[0] if verdict == LEAD else Flight(key, READ)], policy)
-    return outcome
+    flight = rest[0] if verdict == LEAD else Flight(key, READ)  # others are read without filling
+    try:
+        sent, epoch = node.now(), node.table.stamp()
+        try:
+            found = await node.remote.read(port, key)
+        except (RemoteDown, RemoteRefused):
+            found = None
+        return _ended(node, flight, found, policy, sent, epoch)
+    finally:
+        node.table.settle(flight, AGAIN)
+
+
+def _ended(node: Node, flight: Flight, found: Found | None, policy: Policy, sent: float, epoch: int) -> Outcome:
+    """Settle a reading flight with what was found (None: Redis could not be read)."""
+    if found is None:
+        node.count("unread")
+        outcome = unverified(node, flight.seen, policy)
+        seen = None
+    else:
+        seen = look(node, flight, found, policy, sent, epoch)
+        outcome = seen.outcome if seen is not None else None
+        node.count("misses" if outcome is None else "hits_remote")
+    node.table.settle(flight, outcome or AGAIN, seen.fill if seen is not None and seen.outcome is not None else None)
+    return outcome or AGAIN
 
 
 async def get_many(port: Port, keys: list[str], policy: Policy) -> dict[str, Outcome]:
@@ -137,28 +171,13 @@ async def get_many(port: Port, keys: list[str], policy: Policy) -> dict[str, Out
 
 
 async def _read_many(port: Port, flights: list[Flight], policy: Policy) -> list[Outcome]:
-    """Read and settle; the table fills nothing for a flight that it did not start."""
     node = port.node
     sent, epoch = node.now(), node.table.stamp()
-    outcomes = []
     try:
-        keys = [flight.key for flight in flights]
-        try:
-            founds = await node.remote.read_many(port, keys)
-        except (RemoteDown, RemoteRefused):
-            node.count("unread", len(keys))
-            founds = None
-        for at, flight in enumerate(flights):
-            leader = Leader(port, flight, None, policy)
-            taken = leader.unread() if founds is None else leader.take(founds[at], sent, epoch)
-            node.count("hits_remote" if taken is not None and founds is not None else "misses")
-            outcome, fill = taken or (AGAIN, None)
-            node.table.settle(flight, outcome, fill)
-            outcomes.append(outcome)
-    finally:
-        for flight in flights:
-            node.table.settle(flight, AGAIN)
-    return outcomes
+        found: list[Any] = await node.remote.read_many(port, [flight.key for flight in flights])
+    except (RemoteDown, RemoteRefused):
+        found = [None] * len(flights)
+    return [_ended(node, flight, each, policy, sent, epoch) for flight, each in zip(flights, found, strict=True)]
 
 
 async def set_many(port: Port, values: dict[str, Any], policy: Policy) -> None:

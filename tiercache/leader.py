@@ -27,6 +27,7 @@ from tiercache.port import (
     AGAIN,
     Busy,
     Cooldown,
+    Fill,
     Found,
     Granted,
     Hit,
@@ -41,12 +42,12 @@ from tiercache.port import (
     Slot,
     answer,
 )
-from tiercache.record import Record, unpack
+from tiercache.reading import clamp, look, unverified
+from tiercache.record import unpack
 
 log = logging.getLogger("tiercache")
 
 DUE, LOAD, FORCE, VERIFY = int(Verdict.DUE), int(Mode.LOAD), int(Mode.FORCE), int(Mode.VERIFY)
-Fill = tuple[Any, float, float, float, float, float, int, bytes, int]
 
 
 def tail(policy: Policy) -> float:
@@ -133,7 +134,11 @@ class Leader:
             try:
                 read = await self.read()
             except (RemoteDown, RemoteRefused) as error:
-                return self.unread() or await self._bypass(error)
+                kept = unverified(self.node, self.old, self.policy) if self.flight.mode != FORCE else None
+                if kept is None:
+                    return await self._bypass(error)
+                self.quiet = max(0.1, self.node.remote.remaining())
+                return kept, None
             if read is not None:
                 self.node.count("hits_remote")
                 return read
@@ -149,63 +154,16 @@ class Leader:
         return self.take(found, sent, epoch, accept or self.flight.mode != FORCE)
 
     def take(self, found: Found, sent: float, epoch: int, accept: bool = True) -> tuple[Outcome, Fill | None] | None:
-        """The outcome and fill of a record, with lifetimes anchored where its request was sent."""
-        record, policy = found.record, self.policy
-        self.old, self.known = None, b""
-        if record is None:
+        """The outcome and fill of a record that was read or pushed, if it may be served."""
+        self.old, self.known = None, found.record.id if found.record is not None else b""
+        seen = look(self.node, self.flight, found, self.policy, sent, epoch)
+        if seen is None:
             return None
-        self.known = record.id
-        opened = self._open(record)
-        if opened is None:
+        self.old = Old(seen.fill[0], *seen.fill[1:3], seen.fill[4], None if seen.soft_invalid else seen.fill)
+        if seen.outcome is None or not accept:
             return None
-        value, size = opened
-        hard = sent + found.remaining
-        fresh = hard - (record.hard_ms - record.fresh_ms) / 1000
-        delta = record.delta_ms / 1000
-        fill = (
-            value,
-            fresh,
-            hard,
-            sent + policy.local_ttl,
-            self._clamp(delta),
-            policy.beta,
-            epoch,
-            record.id,
-            size,
-        )
-        self.old = Old(value, fresh, hard, delta, None if record.soft_invalid else fill)
-        now = self.node.now()
-        if record.soft_invalid or not accept or now >= hard:
-            return None
-        stale = now >= fresh
-        if stale and now >= fresh + policy.stale_while_revalidate:
-            return None
-        outcome = answer(value)
-        outcome.stale = stale
         self.serves_read = True
-        return outcome, self._weighed(fill)
-
-    def _open(self, record: Record) -> tuple[Any, int] | None:
-        seen = self.flight.seen
-        if seen is not None and seen.id == record.id:
-            return seen.value, seen.weight
-        try:
-            return self.node.values.open(record, self.policy)  # type: ignore[no-any-return]
-        except CodecError as error:
-            self.node.count("undecodable")
-            log.warning("The record of %r can't be read and is loaded anew: %s", self.key, error)
-            return None
-
-    def unread(self) -> tuple[Outcome, Fill | None] | None:
-        """Redis can't be read: an entry that nobody can verify is served until it expires."""
-        old, now = self.old, self.node.now()
-        if old is None or self.flight.mode == FORCE:
-            return None
-        if now >= min(old.hard, old.fresh + self.policy.stale_while_revalidate):
-            return None
-        self.node.count("unverified_served")
-        self.quiet = max(0.1, self.node.remote.remaining())
-        return answer(old.value), None
+        return seen.outcome, seen.fill
 
     # Electing.
 
@@ -362,7 +320,7 @@ class Leader:
             sent + fresh,
             sent + hard,
             sent + policy.local_ttl if node.remote.shared else math.inf,
-            self._clamp(delta),
+            clamp(delta, policy),
             policy.beta,
             epoch,
             self.lease.id,
@@ -391,7 +349,7 @@ class Leader:
             self.node.count("stale_served", 0 if self.flight.early else 1)
             outcome = answer(old.value)
             outcome.stale = True
-            return outcome, None if old.fill is None else self._weighed(old.fill)
+            return outcome, old.fill
         return Outcome(error=error), None
 
     async def _bypass(self, error: Exception | None, counter: str = "") -> tuple[Outcome, Fill | None]:
@@ -418,7 +376,7 @@ class Leader:
             started + fresh,
             started + hard,
             started + policy.local_ttl,
-            self._clamp(node.now() - started),
+            clamp(node.now() - started, policy),
             policy.beta,
             0,
             b"",
@@ -439,9 +397,6 @@ class Leader:
         # Protocol section 5: a slow load counts at once, a fast one only by and by.
         previous = self.old.delta if self.old is not None else 0.0
         return max(last, 0.3 * last + 0.7 * previous)
-
-    def _clamp(self, delta: float) -> float:
-        return min(max(delta, 0.001), self.policy.ttl / 4)
 
     def _weighed(self, fill: Fill) -> Fill:
         return (*fill[:8], self.node.weigh(fill[0], fill[8]))

@@ -1,6 +1,7 @@
 """How one key is cached: lifetimes, lease, limits; frozen and checked."""
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,6 +9,13 @@ from typing import Any, Literal
 from tiercache.errors import PolicyError
 
 _FOLLOWS_TTL = ("stale_if_error", "negative_ttl")
+_SECONDS = "(0, 1e9]"
+_RANGES = {
+    "jitter": "[0, 1)",
+    "lease": "[0.1, 60]",
+    **dict.fromkeys(("beta", "stale_while_revalidate", "stale_if_error", "negative_ttl"), "[0, 1e9]"),
+    **dict.fromkeys(("local_ttl", "max_load", "nested_wait", "error_backoff", "error_backoff_max"), _SECONDS),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,15 +65,10 @@ class Policy:
         put(self, "following", tuple(name for name in _FOLLOWS_TTL if getattr(self, name) is None))
         for name in self.following:
             put(self, name, min(self.ttl, 60.0))
-        for name in ("jitter", "beta", "stale_while_revalidate", "stale_if_error", "negative_ttl"):
-            put(self, name, seconds(name, getattr(self, name), least=0.0))
-        for name in ("local_ttl", "max_load", "nested_wait", "error_backoff", "error_backoff_max"):
-            put(self, name, seconds(name, getattr(self, name)))
-        put(self, "lease", seconds("lease", self.lease, least=0.1, most=60.0))
+        for name, interval in _RANGES.items():
+            put(self, name, seconds(name, getattr(self, name), interval))
         if self.timeout is not None:
             put(self, "timeout", seconds("timeout", self.timeout))
-        if self.jitter >= 1:
-            raise PolicyError(f"jitter={self.jitter!r}: must be in [0, 1)")
         if self.max_load < self.lease:
             raise PolicyError(f"max_load={self.max_load!r}: must be at least lease ({self.lease!r})")
         one_of("on_abandon", self.on_abandon, ("cancel", "finish"))
@@ -86,14 +89,25 @@ class Policy:
 FIELDS = frozenset(field.name for field in dataclasses.fields(Policy) if field.init)
 
 
-def seconds(name: str, value: Any, least: float | None = None, most: float = 1e9) -> float:
-    """`value` as a float in its range: above 0, or from `least` on, where that is given; else PolicyError."""
-    wanted = "a finite number > 0" if least is None else f"a number in [{least:g}, {most:g}]"
+def seconds(name: str, value: Any, interval: str = _SECONDS) -> float:
+    """`value` as a float, if it is a number in `interval`; else PolicyError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise PolicyError(f"{name}={value!r}: must be {wanted}, not {type(value).__name__}")
-    if math.isnan(value) or value > most or (value <= 0 if least is None else value < least):
-        raise PolicyError(f"{name}={value!r}: must be {wanted}")
-    return float(value)
+        raise PolicyError(f"{name}={value!r}: must be a number in {interval}, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond every float
+        number = math.inf
+    least, most, excluded = _ends(interval)
+    if not least <= number <= most or number in excluded:
+        raise PolicyError(f"{name}={number!r}: must be a number in {interval}")
+    return number
+
+
+@functools.cache
+def _ends(interval: str) -> tuple[float, float, tuple[float, ...]]:
+    least, most = map(float, interval[1:-1].split(","))
+    excluded = [least] * (interval[0] == "(") + [most] * (interval[-1] == ")")
+    return least, most, tuple(excluded)
 
 
 def one_of(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -40,6 +40,8 @@ class Outcome:
 
 
 Loader: TypeAlias = Callable[[], Any]
+# What tier 1 keeps: value, fresh, hard, verify (monotonic ends), delta, beta, epoch, record id, weight.
+Fill: TypeAlias = tuple[Any, float, float, float, float, float, int, bytes, int]
 
 AGAIN = Outcome()  # the flight ended without an answer: ask the table again
 

@@ -11,7 +11,7 @@ Integers are big-endian. A record whose magic or length is wrong is absent for e
 """
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAGIC = b"tc\x01"
 HEADER = struct.Struct(">3sBBBQQII8s")
@@ -19,8 +19,7 @@ VALUE, NONE, ERROR = 0, 1, 2
 SOFT_INVALID = 0x80
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record as it stands in Redis; lifetimes in milliseconds, `id` 8 bytes."""
 
     kind: int
@@ -57,14 +56,5 @@ def unpack(data: bytes) -> Record | None:
     magic, kind, codec, flags, fresh_ms, hard_ms, delta_ms, length, id = HEADER.unpack_from(data)
     if magic != MAGIC or len(data) != HEADER.size + length:
         return None
-    return Record(
-        kind=kind,
-        codec=codec,
-        compression=flags & 0x0F,
-        fresh_ms=fresh_ms,
-        hard_ms=hard_ms,
-        delta_ms=delta_ms,
-        id=id,
-        payload=data[HEADER.size :],
-        soft_invalid=bool(flags & SOFT_INVALID),
-    )
+    compression, soft_invalid = flags & 0x0F, flags >= SOFT_INVALID
+    return Record(kind, codec, compression, fresh_ms, hard_ms, delta_ms, id, data[HEADER.size :], soft_invalid)

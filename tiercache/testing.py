@@ -1,8 +1,8 @@
 """For tests of one's own code: caches in memory that share a fleet, and a clock that only moves when told.
 
-    clock = SteppedClock()
-    fleet = MemoryRedis(clock)
-    one, other = MemoryCache(fleet), MemoryCache(fleet)   # two processes of one fleet
+clock = SteppedClock()
+fleet = MemoryRedis(clock)
+one, other = MemoryCache(fleet), MemoryCache(fleet)   # two processes of one fleet
 """
 
 import os

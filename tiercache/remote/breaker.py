@@ -1,5 +1,6 @@
 """Stops asking a Redis that does not answer."""
 
+import threading
 from collections.abc import Callable
 
 TRIPS = 3  # unanswered calls in a row
@@ -9,15 +10,19 @@ LONGEST = 5.0
 class Breaker:
     """Open after three unanswered calls in a row; then one probe after U(0.5, 1) s, doubling up to 5 s.
 
-    Error replies are answers: they never count. `draw` is uniform in (0, 1].
+    Error replies are answers: they never count. `draw` is uniform in (0, 1]. A call takes a ticket from `admits` and
+    shows it if it stays unanswered: of the calls that were under way when the breaker opened none counts any more.
     """
 
     def __init__(self, now: Callable[[], float], draw: Callable[[], float]) -> None:
         self._now = now
         self._draw = draw
+        self.lock = threading.Lock()
+        # Written under `lock`.
         self._failures = 0
         self._pause = 0.0
         self._retry_at = 0.0
+        self._ticket = 1  # a new one for each change of state and each probe
 
     @property
     def open(self) -> bool:
@@ -28,28 +33,39 @@ class Breaker:
         """Seconds until the next probe; 0 while closed."""
         return max(0.001, self._retry_at - self._now()) if self.open else 0.0
 
-    def admits(self) -> bool:
-        """May a call be made? While open, only the one that becomes the probe."""
+    def admits(self) -> int:
+        """May a call be made? 0: no; else its ticket. While open, only one becomes the probe."""
         if not self.open:
-            return True
-        now = self._now()
-        if now < self._retry_at:
-            return False
-        self._retry_at = now + self._pause  # others wait for what this probe finds
-        return True
+            return self._ticket
+        with self.lock:
+            now = self._now()
+            if self.open and now < self._retry_at:
+                return 0
+            if self.open:
+                self._retry_at = now + self._pause  # others wait for what this probe finds
+                self._ticket += 1
+            return self._ticket
 
     def answered(self) -> bool:
         """A call was answered. True if this closed the breaker."""
-        was_open = self.open
-        self._failures = 0
-        self._pause = 0.0
-        return was_open
-
-    def unanswered(self) -> bool:
-        """A call was not answered. True if this opened the breaker."""
-        self._failures += 1
-        if not self.open:
+        if not self._failures:
             return False
-        self._pause = min(LONGEST, self._pause * 2) if self._pause else 0.5 + 0.5 * self._draw()
-        self._retry_at = self._now() + self._pause
-        return self._failures == TRIPS
+        with self.lock:
+            was_open = self.open
+            self._failures = 0
+            self._pause = 0.0
+            self._ticket += was_open
+            return was_open
+
+    def unanswered(self, ticket: int) -> bool:
+        """A call was not answered. True if this opened the breaker."""
+        with self.lock:
+            if ticket != self._ticket:
+                return False
+            self._failures += 1
+            if not self.open:
+                return False
+            self._pause = min(LONGEST, self._pause * 2) if self._pause else 0.5 + 0.5 * self._draw()
+            self._retry_at = self._now() + self._pause
+            self._ticket += 1
+            return self._failures == TRIPS

@@ -1,8 +1,9 @@
 """RESP2 on the wire: packs commands, reads replies, does no I/O.
 
-hiredis reads if it is installed (extra `fast`); else this reader, with the same two methods.
+hiredis reads if it is installed (extra `fast`); else this reader, with the same methods.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,13 +12,21 @@ try:
 except ImportError:  # the extra `fast` is not installed
     hiredis = None  # type: ignore[assignment]
 
+_IN_SCRIPT = re.compile(r"(ERR Error running script [^:]*: @user_script:\d+: )?(@?user_script: ?\d+: )?-?")  # 6.2's
+_LINE = 65_536  # longer lines, and arrays of more elements, are nobody's reply to us
+
 
 class Refusal(Exception):
     """An error reply. `code` is its first word: OOM, READONLY, NOPERM, NOSCRIPT, WRONGTYPE..."""
 
     @property
     def code(self) -> str:
-        return str(self).split(" ", 1)[0]
+        text = str(self)
+        text = text[_IN_SCRIPT.match(text).end() :]  # type: ignore[union-attr]  # it matches nothing, too
+        word = text.split(" ", 1)[0]
+        if "The user executing the script can't" in text:  # before 7.2 a script's NOPERM has no code
+            return "NOPERM"
+        return word if word.isupper() else "ERR"
 
 
 class Malformed(Exception):
@@ -42,7 +51,7 @@ def pack_all(commands: Iterable[tuple[bytes | str | int, ...]]) -> bytes:
 
 
 def reader() -> Any:
-    """A reader with `feed(data)` and `gets()`; `gets` returns INCOMPLETE until a whole reply is there.
+    """A reader with `feed(data)`, `has_data()` and `gets()`, which returns INCOMPLETE until a whole reply is there.
 
     Strings are bytes, an error reply is a `Refusal` instance; `Malformed` is raised for anything else.
     """
@@ -77,8 +86,10 @@ class Reader:
         return reply
 
     def _line(self) -> bytes:
-        end = self._buffer.find(b"\r\n", self._at)
+        end = self._buffer.find(b"\r\n", self._at, self._at + _LINE)
         if end < 0:
+            if len(self._buffer) - self._at >= _LINE:
+                raise Malformed("not RESP2: an endless line")
             raise IndexError
         line = bytes(self._buffer[self._at : end])
         self._at = end + 2
@@ -91,15 +102,12 @@ class Reader:
             return rest
         if kind == b"-":
             return Refusal(rest.decode(errors="replace"))
-        try:
-            number = int(rest)
-        except ValueError:
-            raise Malformed(f"not RESP2: {line[:40]!r}") from None
-        if kind == b":":
+        number = int(rest) if rest.removeprefix(b"-").isdigit() and len(rest) < 20 else None
+        if number is not None and kind == b":":
             return number
-        if kind == b"$":
+        if number is not None and kind == b"$" and number >= -1:
             return self._bulk(number)
-        if kind == b"*" and depth < 8:
+        if number is not None and kind == b"*" and -1 <= number < _LINE and depth < 8:
             return None if number < 0 else [self._reply(depth + 1) for _ in range(number)]
         raise Malformed(f"not RESP2: {line[:40]!r}")
 
@@ -109,6 +117,8 @@ class Reader:
         end = self._at + length
         if len(self._buffer) < end + 2:
             raise IndexError
+        if self._buffer[end : end + 2] != b"\r\n":
+            raise Malformed("not RESP2: a string is longer than it says")
         data = bytes(self._buffer[self._at : end])
         self._at = end + 2
         return data

@@ -10,12 +10,11 @@ if holder == ARGV[1] then
 end
 
 local head = redis.call('GETRANGE', KEYS[1], 0, 37)
-if #head == 38 and string.sub(head, 1, 3) == 'tc\1' then
-  local length = struct.unpack('>I4', head, 27)
-  if redis.call('STRLEN', KEYS[1]) == 38 + length
-      and string.byte(head, 6) < 128 and string.sub(head, 31, 38) ~= ARGV[5] then
-    return {'HIT'}
-  end
+if #head == 38 and string.sub(head, 1, 3) == 'tc\1'
+    and redis.call('STRLEN', KEYS[1]) == 38 + struct.unpack('>I4', head, 27)
+    and string.byte(head, 6) < 128 and string.sub(head, 31, 38) ~= ARGV[5]
+    and redis.call('PTTL', KEYS[1]) > 0 then
+  return {'HIT'}
 end
 
 if holder then
@@ -28,9 +27,9 @@ if holder then
   return {'BUSY', left, string.sub(holder, 1, 8)}
 end
 
+local failure = redis.call('HMGET', KEYS[3], 'reason', 'type', 'message') -- a foreign type stops the election
 local left = redis.call('PTTL', KEYS[3]) - 60000
 if left > 0 then
-  local failure = redis.call('HMGET', KEYS[3], 'reason', 'type', 'message')
   return {'COOLDOWN', left, failure[1] or '', failure[2] or '', failure[3] or ''}
 end
 

@@ -12,20 +12,26 @@ end
 
 local id = string.sub(ARGV[1], 1, 8)
 local head = redis.call('GETRANGE', KEYS[1], 0, 37)
-if #head == 38 and string.sub(head, 1, 3) == 'tc\1' and string.sub(head, 31, 38) == id
-    and string.byte(head, 6) < 128 then
+local lease = redis.call('HMGET', KEYS[2], 't', 'n')
+redis.call('HLEN', KEYS[3]) -- a foreign type under any of the three names has ended the script by now
+
+if #head == 38 and string.sub(head, 1, 3) == 'tc\1'
+    and redis.call('STRLEN', KEYS[1]) == 38 + struct.unpack('>I4', head, 27)
+    and string.byte(head, 6) < 128 and string.sub(head, 31, 38) == id then
   redis.call('DEL', KEYS[4])
   return {'OK'}
 end
 
-local lease = redis.call('HMGET', KEYS[2], 't', 'n')
+local fields = redis.call('HKEYS', KEYS[2])
 if lease[1] ~= ARGV[1] or lease[2] ~= ARGV[2] then
   redis.call('DEL', KEYS[4])
-  if lease[1] == ARGV[1] then redis.call('DEL', KEYS[2]) end -- an orphan of a delayed duplicate
+  if lease[1] == ARGV[1] then -- an orphan of a delayed duplicate
+    redis.call('DEL', KEYS[2])
+    tell(fields, 'retry', '')
+  end
   return {'REJECTED'}
 end
 
-local fields = redis.call('HKEYS', KEYS[2])
 local value = ''
 if ARGV[5] == '1' then value = ARGV[3] end
 

@@ -1,14 +1,20 @@
--- KEYS: v l f    ARGV: mode ('hard' or 'soft'), wire key, invalidation channel
+-- KEYS: v l f s    ARGV: mode ('hard' or 'soft'), wire key, invalidation channel
 -- From here on nothing that was loaded before can be committed, and every process drops its copy.
-local holder = redis.call('HGET', KEYS[2], 't')
-local fields = redis.call('HKEYS', KEYS[2])
-redis.call('DEL', KEYS[2], KEYS[3])
+redis.call('DEL', KEYS[4]) -- nothing stands there: a first write that lets the rest run on a full server
+local function is(key, kind) return redis.call('TYPE', key).ok == kind end -- what is foreign stays
 
-if ARGV[1] == 'hard' then
-  if redis.call('TYPE', KEYS[1]).ok == 'string' then redis.call('DEL', KEYS[1]) end
-else
+local holder, fields = false, {}
+if is(KEYS[2], 'hash') then
+  holder = redis.call('HGET', KEYS[2], 't')
+  fields = redis.call('HKEYS', KEYS[2])
+  redis.call('DEL', KEYS[2])
+end
+if is(KEYS[3], 'hash') then redis.call('DEL', KEYS[3]) end
+if is(KEYS[1], 'string') then
   local head = redis.call('GETRANGE', KEYS[1], 0, 37)
-  if #head == 38 and string.sub(head, 1, 3) == 'tc\1' and string.byte(head, 6) < 128 then
+  if ARGV[1] == 'hard' then
+    redis.call('DEL', KEYS[1])
+  elseif #head == 38 and string.sub(head, 1, 3) == 'tc\1' and string.byte(head, 6) < 128 then
     redis.call('SETRANGE', KEYS[1], 5, string.char(string.byte(head, 6) + 128))
   end
 end

@@ -2,11 +2,9 @@
 -- A value from outside any load: replaces the record, ends the running load's right to commit, tells everybody.
 local holder = redis.call('HGET', KEYS[2], 't')
 local fields = redis.call('HKEYS', KEYS[2])
+redis.call('HLEN', KEYS[3])
+redis.call('STRLEN', KEYS[1]) -- a foreign type under any of the names has ended the script by now
 
-local kind = redis.call('TYPE', KEYS[1]).ok
-if kind ~= 'string' and kind ~= 'none' then
-  return redis.error_reply('WRONGTYPE a foreign ' .. kind .. ' stands under this name')
-end
 if ARGV[1] ~= '' then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 else

@@ -1,0 +1,243 @@
+"""`tiercache demo`: one herd, four ways; what it costs, seen and counted."""
+
+import argparse
+import contextlib
+import importlib.util
+import secrets
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from tiercache.cli.interrupts import Interrupted, Interrupts
+from tiercache.cli.server import RedisServer, ServerError, connect
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tiercache.cli.herd import Plan, Result
+
+FULL, QUICK = (4, 250), (2, 25)
+LIMIT_SECONDS = 30.0
+QUICK_LIMIT_SECONDS = (4.0, 9.0, 12.0)  # at least, at most, and the end of the first arm since the start
+MOST_PROCESSES, MOST_CALLERS, MOST_IN_ALL = 64, 2000, 8000
+ROWS = 300_000
+_TABLE_WIDTH = 100
+_SCHEMES = ("redis://", "rediss://", "unix://")
+_DESCRIPTION = """\
+A popular item expires, and 4 processes x 250 callers ask for it at one moment. Its query takes 300 ms.
+Shown: what happens without protection, with the well-known get/lock/sleep/retry recipe, and with
+tiercache from threads and from asyncio. Needs no server and no data: it brings both, and removes them.
+"""
+_EXIT_CODES = """\
+An arm that takes longer than 30 s (with --quick: 4 to 9 s) is stopped; callers that were not answered then
+count as having waited until then. Exit code 0: fine; 1: tiercache made more than one query or left a
+caller unanswered; 2: it could not be run; 130: interrupted.
+"""
+
+
+class DemoError(Exception):
+    """The demo can't be run as asked; the text is one line."""
+
+
+def add_command(commands: Any) -> None:
+    """Add `demo` to the commands of an argument parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "demo",
+        help="show a cache stampede, and tiercache ending it",
+        description=_DESCRIPTION,
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument("--url", metavar="URL", help="use this Redis (redis://, rediss://, unix://), not a private one")
+    parser.add_argument(
+        "--port",
+        type=_number(1, 65535),
+        metavar="N",
+        help="let the private Redis listen on this port of 127.0.0.1, for redis-cli",
+    )
+    parser.add_argument("--processes", type=_number(1, MOST_PROCESSES), metavar="N", help="processes (4)")
+    parser.add_argument("--callers", type=_number(1, MOST_CALLERS), metavar="N", help="callers per process (250)")
+    parser.add_argument("--quick", action="store_true", help="2 processes x 25 callers, under 20 s in all")
+    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout, the rest on stderr")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture of the herds there, a PNG")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo and return its exit code; whatever happens, nothing of it is left."""
+    with Interrupts() as interrupts:
+        try:
+            code = _demo(options, interrupts.check)
+        except (DemoError, ServerError, Interrupted, redis.RedisError, sqlite3.Error, OSError) as error:
+            code = 2
+            complaint = " ".join(str(error).split())
+        else:
+            complaint = ""
+    if interrupts.fired:
+        code, complaint = 130, "interrupted; everything that it started is stopped and removed"
+    if complaint:
+        print(f"tiercache demo: {complaint}", file=sys.stderr)
+    return code
+
+
+def _demo(options: argparse.Namespace, check: Callable[[], None]) -> int:
+    _require("rich", "matplotlib" if options.plot else "rich")
+    from rich.console import Console
+
+    from tiercache.cli import plot, report, version
+
+    _refuse_what_can_not_be(options)
+    console = Console(stderr=True)
+    with contextlib.ExitStack() as stack:
+        url = options.url or stack.enter_context(RedisServer(port=options.port or 0)).url
+        server = _server_version(url)
+        console.print(f"Redis {server} at {_shown(url)}", highlight=False, soft_wrap=True)
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="tiercache-demo-"))
+        plan = _plan(options, url, Path(directory), console, check)
+        if options.url:
+            stack.callback(_remove_keys, url, plan.run)
+        results = _run_arms(plan, console, check)
+        if options.plot:
+            plot.draw(results, plan, options.plot)
+            console.print(f"picture: {options.plot}", highlight=False, soft_wrap=True)
+    check()
+    if options.json:
+        print(report.as_json(results, plan, report.versions(version(), server)))
+    report.print_table(results, plan, _table_console(stderr=options.json))
+    shortcomings = report.shortcomings(results, plan)
+    for line in shortcomings:
+        console.print(f"FAILED: {line}", style="bold red", markup=False, soft_wrap=True)
+    return 1 if shortcomings else 0
+
+
+def _plan(
+    options: argparse.Namespace, url: str, directory: Path, console: "Console", check: Callable[[], None]
+) -> "Plan":
+    from tiercache.cli import database
+    from tiercache.cli.herd import Plan
+
+    begin = time.monotonic()
+    path = directory / "shop.sqlite"
+    database.create(path, ROWS)
+    check()
+    query, seconds = database.calibrate(path, ROWS, check, rounds=3 if options.quick else 4)
+    console.print(
+        f"SQLite: {ROWS:,} rows; the popular item's query takes {seconds * 1000:.0f} ms alone",
+        highlight=False,
+    )
+    processes, callers = QUICK if options.quick else FULL
+    return Plan(
+        url=url,
+        own_server=not options.url,
+        run=secrets.token_hex(6),
+        directory=directory,
+        processes=options.processes or processes,
+        callers=options.callers or callers,
+        limit=_quick_limit(time.monotonic() - begin) if options.quick else LIMIT_SECONDS,
+        query=query,
+        query_seconds=seconds,
+        expected=query(),
+    )
+
+
+def _quick_limit(elapsed: float) -> float:
+    """On a busy machine the calibration takes longer, and the first arm, the slow one, has to be shorter."""
+    least, most, end = QUICK_LIMIT_SECONDS
+    return min(most, max(least, end - elapsed))
+
+
+def _run_arms(plan: "Plan", console: "Console", check: Callable[[], None]) -> list["Result"]:
+    from tiercache.cli.herd import TITLES, HerdError, run_arm
+    from tiercache.cli.progress import progress
+
+    results = []
+    with progress(console, plan.processes * plan.callers) as shown:
+        for arm, title in TITLES.items():
+            shown.start(title)
+            try:
+                results.append(run_arm(arm, plan, shown.show, check))
+            except HerdError as error:
+                raise DemoError(str(error)) from error
+    return results
+
+
+def _require(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise DemoError(f"needs {module}: pip install 'tiercache-client[demo]'")
+
+
+def _refuse_what_can_not_be(options: argparse.Namespace) -> None:
+    from tiercache.cli import plot
+
+    if options.url and options.port:
+        raise DemoError("--port is for the private Redis; it can't be given with --url")
+    processes, callers = QUICK if options.quick else FULL
+    in_all = (options.processes or processes) * (options.callers or callers)
+    if in_all > MOST_IN_ALL:
+        raise DemoError(f"{in_all:,} callers are too many; at most {MOST_IN_ALL:,} in all")
+    if options.plot and (complaint := plot.complaint(options.plot)):
+        raise DemoError(complaint)
+
+
+def _server_version(url: str) -> str:
+    """The version of a server that answers, lets us in and takes writes."""
+    shown = _shown(url)
+    if not url.startswith(_SCHEMES):
+        raise DemoError(f"{shown} is not a Redis URL: it must begin with {', '.join(_SCHEMES)}")
+    try:
+        with contextlib.closing(connect(url)) as client:
+            client.ping()
+            client.set(f"tiercache-demo-{secrets.token_hex(6)}", "", px=1)
+            with contextlib.suppress(redis.ResponseError):
+                return str(client.info("server")["redis_version"])
+            return "of an unknown version"
+    except (ValueError, TypeError) as error:
+        why = "" if "@" in url else f": {error}"  # which may quote the password
+        raise DemoError(f"{shown} is not a Redis URL{why}") from error
+    except redis.AuthenticationError as error:
+        raise DemoError(f"the Redis at {shown} refuses the login: {error}") from error
+    except redis.ConnectionError as error:
+        raise DemoError(f"no Redis can be reached at {shown}: {error}") from error
+    except redis.TimeoutError as error:
+        raise DemoError(f"the Redis at {shown} does not answer: {error}") from error
+    except redis.RedisError as error:
+        raise DemoError(f"the Redis at {shown} can't be used: {error}") from error
+
+
+def _shown(url: str) -> str:
+    """The URL without its user, password and query."""
+    scheme, separator, rest = url.partition("?")[0].partition("://")
+    return (scheme + separator + rest.rpartition("@")[2]) if separator else scheme.rpartition("@")[2]
+
+
+def _remove_keys(url: str, run: str) -> None:
+    """Remove the keys of this run, and only these, from a Redis that is not ours."""
+    with contextlib.suppress(redis.RedisError), contextlib.closing(connect(url)) as client:
+        for key in client.scan_iter(match=f"*tiercache-demo-{run}-*", count=5000):
+            client.unlink(key)
+
+
+def _table_console(stderr: bool) -> "Console":
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=_TABLE_WIDTH)
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most:,}")
+        return value
+
+    return parse

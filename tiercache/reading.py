@@ -1,0 +1,61 @@
+"""What a record that was read is worth: its value, its lifetimes on this process's clock, and who may have it."""
+
+import logging
+from typing import Any, NamedTuple
+
+from tiercache.errors import CodecError
+from tiercache.local.flight import Flight
+from tiercache.policy import Policy
+from tiercache.port import Fill, Found, Node, Outcome, answer
+
+log = logging.getLogger("tiercache")
+
+
+class Seen(NamedTuple):
+    """A readable record: what to fill tier 1 with, and its outcome, None where it may not be served."""
+
+    fill: Fill
+    outcome: Outcome | None
+    soft_invalid: bool
+
+
+def look(node: Node, flight: Flight, found: Found, policy: Policy, sent: float, epoch: int) -> Seen | None:
+    """Judge a record; lifetimes are anchored where its request was sent. None: absent or undecodable."""
+    record = found.record
+    if record is None:
+        return None
+    seen = flight.seen
+    if seen is not None and seen.id == record.id:
+        value, size = seen.value, seen.weight
+    else:
+        try:
+            value, size = node.values.open(record, policy)
+        except CodecError as error:
+            node.count("undecodable")
+            log.warning("The record of %r can't be read and is loaded anew: %s", flight.key, error)
+            return None
+        size = node.weigh(value, size)
+    hard = sent + found.remaining
+    fresh = hard - (record.hard_ms - record.fresh_ms) / 1000
+    verify = sent + policy.local_ttl
+    delta = clamp(record.delta_ms / 1000, policy)
+    fill = (value, fresh, hard, verify, delta, policy.beta, epoch, record.id, size)
+    now = node.now()
+    if record.soft_invalid or now >= hard or now >= fresh + policy.stale_while_revalidate:
+        return Seen(fill, None, record.soft_invalid)
+    outcome = answer(value)
+    outcome.stale = now >= fresh
+    return Seen(fill, outcome, False)
+
+
+def clamp(delta: float, policy: Policy) -> float:
+    """A load time as XFetch uses it: at least 1 ms, at most a quarter of the ttl."""
+    return min(max(delta, 0.001), policy.ttl / 4)
+
+
+def unverified(node: Node, old: Any, policy: Policy) -> Outcome | None:
+    """Redis can't be read: an entry that nobody can verify is served until it expires."""
+    if old is None or node.now() >= min(old.hard, old.fresh + policy.stale_while_revalidate):
+        return None
+    node.count("unverified_served")
+    return answer(old.value)
