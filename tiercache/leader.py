@@ -168,7 +168,8 @@ class Leader:
     # Electing.
 
     async def _elect(self) -> tuple[Outcome, Fill | None]:
-        slot = None if self.flight.early else self.node.slots.open(self.key)
+        slots = self.node.slots  # the same to the end, also in a child that a loader forks
+        slot = None if self.flight.early else slots.open(self.key)
         give_up = self.node.now() + self.policy.max_load
         try:
             while True:
@@ -179,7 +180,7 @@ class Leader:
                     return step
         finally:
             if slot is not None:
-                self.node.slots.close(slot)
+                slots.close(slot)
 
     async def _ask(self, slot: Slot | None, give_up: float) -> tuple[Outcome, Fill | None] | None:
         """One election and what follows from it; None: elect again."""
