@@ -149,9 +149,7 @@ hashable_scalars = (
     | st.decimals().filter(lambda number: not number.is_snan())
     | st.uuids()
 )
-hashable = st.recursive(
-    hashable_scalars, lambda inner: st.lists(inner).map(tuple) | st.frozensets(inner), max_leaves=8
-)
+hashable = st.recursive(hashable_scalars, lambda inner: st.lists(inner).map(tuple) | st.frozensets(inner), max_leaves=8)
 values = st.recursive(
     hashable | st.just(Decimal("sNaN123")),
     lambda inner: (
@@ -195,9 +193,7 @@ class TestRoundTrip:
         for value in (2**bits - 1, 2**bits, 2**bits + 1):
             assert codec.decode(codec.encode([value, -value])) == [value, -value]
 
-    @pytest.mark.parametrize(
-        "number", ["NaN", "-NaN", "sNaN", "NaN42", "-0", "0E-10", "1E+999999", "-Infinity"]
-    )
+    @pytest.mark.parametrize("number", ["NaN", "-NaN", "sNaN", "NaN42", "-0", "0E-10", "1E+999999", "-Infinity"])
     def test_decimal_keeps_sign_exponent_and_payload(self, codec: Codec, number: str) -> None:
         """Two decimals that compare equal but are written differently stay different."""
         value = codec.decode(codec.encode(Decimal(number)))
@@ -337,9 +333,7 @@ class TestRefusedValues:
         assert told.startswith(path)
         assert told.endswith("which has no stored form: make it bytes")
 
-    @pytest.mark.parametrize(
-        "key", [msgpack.ExtType(5, b"a"), msgpack.Timestamp(1), memoryview(b"a")], ids=type
-    )
+    @pytest.mark.parametrize("key", [msgpack.ExtType(5, b"a"), msgpack.Timestamp(1), memoryview(b"a")], ids=type)
     def test_keys_the_packer_would_mistake_are_refused(self, codec: Codec, key: object) -> None:
         """The same holds for keys and elements, behind str keys too."""
         for value in ({"a": 1, key: 2}, {(key,): 1}, [{1, key}]):
@@ -357,12 +351,8 @@ class TestRefusedValues:
         money.currency = [money]  # type: ignore[assignment]
         assert fails(shop.encode, money) == "$.currency[0] refers back to a container that it is in"
 
-    @pytest.mark.parametrize(
-        "wrap", [lambda inner: [inner], lambda inner: Money(inner), lambda inner: (inner,)]
-    )
-    def test_value_nested_too_deep_says_so(
-        self, shop: MsgpackCodec, wrap: Callable[[object], object]
-    ) -> None:
+    @pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: Money(inner), lambda inner: (inner,)])
+    def test_value_nested_too_deep_says_so(self, shop: MsgpackCodec, wrap: Callable[[object], object]) -> None:
         """Depth is a limit of its own with its own words, not a RecursionError."""
         value: object = 1
         for _ in range(5000):
@@ -455,9 +445,7 @@ class TestRegister:
 
         codec = MsgpackCodec()
         assert codec.register(Tight) is Tight
-        assert codec.decode(codec.encode({Tight(a=1): Tight(a=2, b=(3,))})) == {
-            Tight(a=1): Tight(a=2, b=(3,))
-        }
+        assert codec.decode(codec.encode({Tight(a=1): Tight(a=2, b=(3,))})) == {Tight(a=1): Tight(a=2, b=(3,))}
 
     def test_dataclass_that_its_fields_cannot_build_is_refused_at_once(self) -> None:
         """An InitVar or an __init__ of its own shows at registration, not at the first read."""
@@ -494,9 +482,7 @@ class TestRegister:
         with pytest.raises(TypeError, match=r"cache.register\(test_codec.Point, to=..., from_=...\)"):
             codec.register(Point)
 
-    @pytest.mark.parametrize(
-        "cls", [int, dict, tuple, Decimal, dt.datetime, bytearray, msgpack.ExtType, 3, list[int]]
-    )
+    @pytest.mark.parametrize("cls", [int, dict, tuple, Decimal, dt.datetime, bytearray, msgpack.ExtType, 3, list[int]])
     def test_types_with_a_form_of_their_own_are_refused(self, cls: Any) -> None:
         """Registering them would change nothing, so it is an error."""
         with pytest.raises(TypeError, match="register takes a class"):
@@ -529,9 +515,7 @@ class TestRegister:
         codec = MsgpackCodec()
         codec.register(Point, to=lambda point: point.x / 0, from_=lambda state: [][1])
         told = fails(codec.encode, {"p": Point(1, 2)})
-        assert (
-            told == "$['p'] is a test_codec.Point that can't be stored: ZeroDivisionError: division by zero"
-        )
+        assert told == "$['p'] is a test_codec.Point that can't be stored: ZeroDivisionError: division by zero"
         assert "IndexError" in fails(codec.decode, stored("test_codec.Point", 1))
 
     def test_converter_that_makes_another_type_is_a_codec_error(self) -> None:
@@ -549,9 +533,7 @@ class TestRegister:
     def test_encoding_inside_a_converter_is_safe(self) -> None:
         """A to= may use the same codec."""
         codec = MsgpackCodec()
-        codec.register(
-            Point, to=lambda point: codec.encode(point.x), from_=lambda x: Point(codec.decode(x), 0)
-        )
+        codec.register(Point, to=lambda point: codec.encode(point.x), from_=lambda x: Point(codec.decode(x), 0))
         assert codec.decode(codec.encode([Point((1,), 0), Point({2}, 0)])) == [Point((1,), 0), Point({2}, 0)]
 
     def test_threads_register_while_others_encode(self) -> None:
@@ -596,9 +578,7 @@ scalars = [b"\xc7\x05\x01", b"\xc7\x0c\x02", b"\xd6\x03", b"\xc7\x09\x04", b"\xc
 names = [b"\xaftest_codec.Item", b"\xb0test_codec.Money", b"\xb0test_codec.Point", b"\xa6amount"]
 rest = [b"\xc0", b"\x00", b"\xc7\x03\x06NaN", b"\xd6\xff", b"\xdb\x00\x00\x00\x05"]
 fragments = st.sampled_from([*heads, *tags, *scalars, *names, *rest]) | st.binary(max_size=6)
-payloads = (
-    st.binary() | st.lists(fragments).map(b"".join) | st.lists(fragments).map(lambda f: b"\xc1" + b"".join(f))
-)
+payloads = st.binary() | st.lists(fragments).map(b"".join) | st.lists(fragments).map(lambda f: b"\xc1" + b"".join(f))
 
 
 class TestHostileBytes:

@@ -76,6 +76,8 @@ def _set(future: "asyncio.Future[None]") -> None:
 class AioPort:
     """One async call's view of the world."""
 
+    on_loop = True
+
     def __init__(self, node: Node, loops: Loops) -> None:
         self.node = node
         self.left = node.call_budget

@@ -48,6 +48,8 @@ class Turnstile:
 class BlockingPort:
     """One sync call's view of the world."""
 
+    on_loop = False
+
     def __init__(self, node: Node, refreshers: Workers, behind: bool = False) -> None:
         self.node = node
         self.left = node.call_budget

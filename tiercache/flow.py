@@ -74,11 +74,13 @@ async def _fly(flight: Flight, loader: Loader, policy: Policy, until: float, por
 
 async def _due(port: Port, flight: Flight, value: Any, loader: Loader, policy: Policy) -> Outcome:
     """Serve the value and refresh it behind, or first, where the policy says so."""
-    outcome = AGAIN
+    fly = partial(_fly, flight, loader, policy, math.inf)
     if policy.refresh == "background":
-        port.spawn(flight, partial(_fly, flight, loader, policy, math.inf))
-    else:
-        outcome = await _fly(flight, loader, policy, math.inf, port)
+        port.spawn(flight, fly)
+        return answer(value).shared()
+    outcome = await port.lead(flight, fly, policy)
+    if outcome is None:
+        outcome = await _join(port, flight, loader, policy, math.inf)
     return answer(value).shared() if outcome is AGAIN else outcome
 
 
@@ -116,11 +118,11 @@ async def get(port: Port, key: str, policy: Policy) -> Outcome:
     verdict, *rest = node.table.probe(key, node.now(), mode=READ, swr=policy.stale_while_revalidate)
     if verdict == HIT:
         return answer(rest[0]).shared()
-    if verdict == JOIN:
+    if verdict == JOIN and not (rest[0].on_loop and port.blocks_a_loop()):
         outcome = await port.join(rest[0], node.call_budget)
         if outcome is not None and outcome is not AGAIN:
             return outcome.shared()
-    flight = rest[0] if verdict == LEAD else Flight(key, READ)  # others are read without filling
+    flight = _reading(port, key, verdict, rest[0])
     try:
         sent, epoch = node.now(), node.table.stamp()
         try:
@@ -130,6 +132,13 @@ async def get(port: Port, key: str, policy: Policy) -> Outcome:
         return _ended(node, flight, found, policy, sent, epoch)
     finally:
         node.table.settle(flight, AGAIN)
+
+
+def _reading(port: Port, key: str, verdict: int, flight: Any) -> Flight:
+    # Where somebody else's flight is under way, a read beside it fills nothing.
+    reading: Flight = flight if verdict == LEAD else Flight(key, READ)
+    reading.on_loop = port.on_loop
+    return reading
 
 
 def _ended(node: Node, flight: Flight, found: Found | None, policy: Policy, sent: float, epoch: int) -> Outcome:
@@ -157,7 +166,7 @@ async def get_many(port: Port, keys: list[str], policy: Policy) -> dict[str, Out
         if verdict == HIT:
             found[key] = answer(rest[0]).shared()
         else:
-            flights.append(rest[0] if verdict == LEAD else Flight(key, READ))  # others are read without filling
+            flights.append(_reading(port, key, verdict, rest[0]))
     for start in range(0, len(flights), BATCH):
         batch = flights[start : start + BATCH]
         try:
@@ -201,6 +210,7 @@ async def _write_batch(port: Port, batch: list[Any], policy: Policy) -> None:
     flights = []
     for key, _, id, _, _ in batch:
         flight = node.table.probe(key, node.now(), mode=WRITE)[1]
+        flight.on_loop = port.on_loop
         node.table.writing(flight, id)
         flights.append(flight)
     sent, epoch = node.now(), node.table.stamp()

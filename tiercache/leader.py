@@ -170,7 +170,8 @@ class Leader:
     async def _elect(self) -> tuple[Outcome, Fill | None]:
         slots = self.node.slots  # the same to the end, also in a child that a loader forks
         slot = None if self.flight.early else slots.open(self.key)
-        give_up = self.node.now() + self.policy.max_load
+        patience = self.policy.nested_wait if self.node.nested() else self.policy.max_load
+        give_up = self.node.now() + patience
         try:
             while True:
                 if self.node.closed:
@@ -226,9 +227,8 @@ class Leader:
         node, now = self.node, self.node.now()
         if node.timer.holds(busy.holder) and self.port.blocks_a_loop():
             return await self._bypass(None, "bypass_loop")
-        patience = now + self.policy.nested_wait if node.nested() else give_up
         again_at = now + busy.left + 0.1 + 0.2 * node.draw()
-        limit = min(again_at, self.until, patience)
+        limit = min(again_at, self.until, give_up)
         node.count("waits")
         message = await self.port.wait(slot, limit - now)
         if message is not None:
@@ -262,9 +262,9 @@ class Leader:
         return taken
 
     async def _cooldown(self, reply: Cooldown) -> tuple[Outcome, Fill | None]:
-        if reply.reason == "unstored":  # the last value could not be stored: waiting in line would help nobody
-            return await self._bypass(None, "bypass_refused")
         self.quiet = reply.left
+        if reply.reason == "unstored":  # the last value could not be stored: waiting in line would help nobody
+            return (AGAIN, None) if self.flight.early else await self._bypass(None, "bypass_refused")
         return self._failed(LoadFailed(self.key, reply.type_name, reply.message, reply.left))
 
     # Loading.

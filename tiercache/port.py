@@ -192,6 +192,7 @@ class Port(Protocol):
 
     node: "Node"
     left: float
+    on_loop: bool  # its flights run on an event loop
 
     async def ready(self) -> None:
         """Return when the process can hear messages, or can't be made to in time."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import cachetools
 
+from tiercache.codec import compress
 from tiercache.errors import PolicyError
 from tiercache.policy import Policy, one_of, seconds
 from tiercache.values import estimate
@@ -28,6 +29,7 @@ def check_settings(**given: Any) -> None:
         if given[name] is not None and not callable(given[name]):
             raise TypeError(f"{name} must be callable, not {type(given[name]).__name__}")
     one_of("compress", given["compress"], (None, "zlib", "zstd"))
+    compress(b"", given["compress"], 0)  # PolicyError where its library is not installed
 
 
 def _whole(name: str, value: Any, least: int) -> None:
