@@ -1,9 +1,10 @@
 """Tasks, loops and threads on one flight, and every way a caller can leave."""
 
 import asyncio
+import contextlib
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -92,7 +93,7 @@ def test_a_load_that_nobody_waits_for_is_cancelled() -> None:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
         assert await other.aget_or_load("k", lambda: 2) == 2
-        assert gate.cancelled == 1
+        assert gate.cancelled == cache.stats()["loads_abandoned"] == 1
         await cache.aclose()
         await other.aclose()
 
@@ -252,8 +253,11 @@ def test_an_async_load_past_max_load_is_cancelled() -> None:
 
     async def main() -> None:
         cache, gate = MemoryCache(), AsyncGate()
-        with pytest.raises(LoadTimeout, match="max_load"):
-            await cache.aget_or_load("k", gate, lease=0.1, max_load=0.2)
+        calls = [cache.aget_or_load("k", gate, lease=0.1, max_load=0.2) for _ in range(5)]
+        for ended in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(ended, LoadTimeout)
+            assert "max_load" in str(ended)
+        assert gate.runs == cache.stats()["loads_overdue"] == 1
         for _ in range(1000):
             if gate.cancelled:
                 break
@@ -359,6 +363,28 @@ def test_a_closed_cache_says_so() -> None:
         for acall in (lambda: cache.aget("k"), lambda: cache.aset("k", 1), lambda: cache.ainvalidate("k")):
             with pytest.raises(CacheClosed):
                 await acall()
+        await cache.aclose()
+
+    asyncio.run(main())
+
+
+def test_around_load_shares_its_context_with_the_loader() -> None:
+    """What it sets in a context variable is there in the loader, on a thread too."""
+    app = contextvars.ContextVar("app", default="none")
+
+    @contextlib.contextmanager
+    def around() -> Iterator[None]:
+        entered = app.set("pushed")
+        yield
+        app.reset(entered)
+
+    async def load() -> str:
+        return app.get()
+
+    async def main() -> None:
+        cache = MemoryCache(around_load=around)
+        assert await cache.aget_or_load("thread", app.get) == "pushed"
+        assert await cache.aget_or_load("task", load) == "pushed"
         await cache.aclose()
 
     asyncio.run(main())

@@ -666,7 +666,7 @@ def test_errors_are_the_functions_own(cache: Cache, colour: Any) -> None:
 # Policy.
 
 
-def test_ttl_is_the_decorators(cache: Cache) -> None:
+def test_ttl_is_the_decorators() -> None:
     """A decorated function's values live as long as its own policy says."""
     clock = SteppedClock()
     with MemoryCache(clock=clock) as cache:
@@ -772,7 +772,7 @@ def test_a_default_that_is_not_in_the_key_costs_nothing(cache: Cache, options: d
     template = options.pop("template", None)
 
     @cache.cached(template, **options)
-    def load(x: int, client: object = object()) -> str:  # noqa: B008  # a client is often made there
+    def load(x: int, client: object = object()) -> str:  # a client is often made there
         return "loaded"
 
     load(1)
@@ -943,7 +943,8 @@ def test_a_hidden_coroutine_function_is_awaited(cache: Cache) -> None:
     """aget_or_load takes coroutine functions in a partial, an object or a lambda, and plain callables."""
 
     async def main() -> None:
-        loaders = [partial(fetch, 1), partial(Fetcher(), 1), lambda: fetch(1), lambda: [1, 0], partial(Fetcher().method, 1)]
+        hidden = [partial(fetch, 1), partial(Fetcher(), 1), partial(Fetcher().method, 1), lambda: fetch(1)]
+        loaders: list[Callable[[], Any]] = [*hidden, lambda: [1, 0]]
         for at, loader in enumerate(loaders):
             for _ in range(2):
                 assert await cache.aget_or_load(f"k{at}", loader) == [1, 0]
@@ -963,7 +964,7 @@ def test_an_async_loader_in_a_sync_call_is_a_type_error(cache: Cache, loader: An
 def test_a_sync_function_that_returns_a_coroutine_is_a_type_error(cache: Cache) -> None:
     """A sync wrapper around a coroutine function can't be seen through, but is told at the call."""
     load = cache.cached("x:{x}")(lambda x: fetch(x))
-    with pytest.raises(TypeError, match="is async: .*decorate an async function"):
+    with pytest.raises(TypeError, match=r"is async: .*decorate an async function"):
         load(1)
 
 

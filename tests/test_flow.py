@@ -239,6 +239,44 @@ def test_a_failing_refresh_keeps_the_old_value_and_rests(fleet: MemoryRedis, clo
     until(lambda: len(runs) == 2)
 
 
+def test_kept_stale_values_serve_for_the_whole_pause(fleet: MemoryRedis) -> None:
+    """After keep_stale and a failed load, every call of the pause gets the old value, not only the first."""
+    cache = MemoryCache(fleet, policy=Policy(error_backoff=30, error_backoff_max=30))
+    cache.get_or_load("k", lambda: "old")
+    cache.invalidate("k", keep_stale=True)
+    for _ in range(3):
+        assert cache.get_or_load("k", lambda: 1 / 0) == "old"
+    assert cache.stats()["load_failures"] == 1
+
+
+def test_every_caller_in_the_pause_gets_its_own_copy_of_the_error() -> None:
+    """The exception object is not shared between callers."""
+    cache = MemoryCache(policy=Policy(error_backoff=30, error_backoff_max=30))
+    raised = []
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError) as caught:
+            cache.get_or_load("k", lambda: 1 / 0)
+        raised.append(caught.value)
+    assert len({id(error) for error in raised}) == 3
+
+
+def test_a_refresh_with_no_free_thread_is_skipped(fleet: MemoryRedis, clock: SteppedClock) -> None:
+    """The value is served, the refresh is left to a later call, and it is counted."""
+    policy = Policy(ttl=10, jitter=0, beta=0, stale_while_revalidate=20)
+    cache = MemoryCache(fleet, policy=policy, refresh_concurrency=1)
+    for key in ("a", "b"):
+        cache.get_or_load(key, lambda: "old")
+    clock.step(11)
+    gate = Gate("new")
+    assert cache.get_or_load("a", gate) == "old"
+    assert gate.running.wait(10)
+    assert cache.get_or_load("b", gate) == "old"
+    assert cache.stats()["refreshes_skipped"] == 1
+    gate.go.set()
+    until(lambda: cache.get("a") == "new")
+    until(lambda: cache.get_or_load("b", gate) == "new")
+
+
 def test_a_value_past_its_freshness_serves_when_the_loader_fails(fleet: MemoryRedis, clock: SteppedClock) -> None:
     """stale_if_error: within it the old value, after it the error."""
     cache = MemoryCache(fleet, policy=Policy(ttl=10, jitter=0, beta=0, stale_if_error=20, error_backoff=0.5))

@@ -262,7 +262,7 @@ def test_a_method_without_cache_key_is_a_type_error_at_class_creation(cache: Cac
     def make() -> object:
         class Repository:
             @cache.cached
-            def get(this, x: int) -> int: ...  # noqa: N805
+            def get(this, x: int) -> int: ...
 
         return Repository
 

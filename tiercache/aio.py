@@ -107,8 +107,12 @@ class AioPort:
         flight.on_loop = True
         self._task = task = self._start(flight, fly)
         if policy.on_abandon == "cancel":
-            flight.cancel = partial(self._loop.call_soon_threadsafe, task.cancel)
+            flight.cancel = partial(self._abandon, task)
         return None
+
+    def _abandon(self, task: "asyncio.Task[Any]") -> None:
+        self.node.count("loads_abandoned")
+        _tell_loop(self._loop, task.cancel)
 
     def _start(self, flight: Flight, fly: Fly) -> "asyncio.Task[Any]":
         port = AioPort(self.node, self._loops)
@@ -161,10 +165,13 @@ class AioPort:
         outcome = Outcome()
         context = contextvars.copy_context()
 
+        def load() -> None:
+            with self.node.around_load():
+                outcome.value = loader()
+
         def job() -> None:
             try:
-                with self.node.around_load():
-                    outcome.value = context.run(loader)
+                context.run(load)
             except BaseException as error:
                 outcome.error = error
             _tell(self._loop, future)

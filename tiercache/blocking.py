@@ -106,6 +106,7 @@ class BlockingPort:
         context = contextvars.copy_context()
         port = BlockingPort(self.node, self._refreshers, behind=True)
         if not self._refreshers.submit(lambda: context.run(run, fly(port)), queue_up=False):
+            self.node.count("refreshes_skipped")
             self.node.table.settle(flight, AGAIN)
 
     def stop(self) -> None:

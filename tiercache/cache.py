@@ -29,7 +29,8 @@ COUNTERS = (
     "hits_local", "hits_remote", "misses", "loads", "load_failures", "early_refreshes", "stale_served", "joins",
     "waits", "grants", "busy", "cooldowns", "commits", "commit_rejected", "leases_lost", "bypass_nested",
     "bypass_loop", "bypass_breaker", "bypass_unanswered", "bypass_refused", "epochs", "evictions", "breaker_opened",
-    "undecodable", "unread", "unverified_served", "refreshes_skipped", "dead_wakers", "entries", "bytes",
+    "undecodable", "unread", "unverified_served", "refreshes_skipped", "loads_overdue", "loads_abandoned",
+    "dead_wakers", "entries", "bytes",
 )  # fmt: skip
 
 
@@ -242,7 +243,9 @@ class Cache(Face, Decorators):
         return dict.fromkeys(COUNTERS, 0) | self.table.stats()
 
     def clear_local(self) -> None:
-        """Empty this process's tier 1; Redis and other processes keep what they have."""
+        """Empty this process's tier 1, its remembered failures too; Redis and other processes keep what they have."""
+        self._process.node.failures.clear()
+        self._process.node.softened.clear()
         self.table.clear()
 
     def close(self) -> None:

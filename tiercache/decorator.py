@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from tiercache.keys import KeyMaker
 from tiercache.local.face import Call
@@ -23,10 +23,19 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 T = TypeVar("T")
+C = TypeVar("C")
+C_contra = TypeVar("C_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
+Awaits = Coroutine[object, None, T]  # with Any in it, mypy finds no type for asyncio.gather
 LOAD, FORCE = int(Mode.LOAD), int(Mode.FORCE)
 ALIASES = 10_000  # argument lists per function that lead to their key without formatting it
 _CONSTANT = (type(None), bool, int, float, str, bytes)
+
+
+class _Method(Protocol[C_contra, Q, R_co]):
+    # For `__get__`: a function whose first parameter is C. What stands below @staticmethod is never bound.
+    def __call__(self, first: C_contra, /, *args: Q.args, **kwargs: Q.kwargs) -> R_co: ...
 
 
 class CachedFunction(Call, Generic[P, T]):
@@ -71,11 +80,13 @@ class CachedFunction(Call, Generic[P, T]):
         return self._cache._load(key, partial(self.__wrapped__, *args, **kwargs), self._policy, mode)
 
     @overload
+    def __get__(self: "_Method[type[Any], Q, T]", instance: object, owner: type) -> "BoundFunction[Q, T]": ...
+    @overload
     def __get__(self, instance: None, owner: type) -> "CachedFunction[P, T]": ...
     @overload
-    def __get__(
-        self: "CachedFunction[Concatenate[Any, Q], T]", instance: object, owner: type | None = None
-    ) -> "BoundFunction[Q, T]": ...
+    def __get__(self: "_Method[C, Q, T]", instance: C, owner: type) -> "BoundFunction[Q, T]": ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> "CachedFunction[P, T]": ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else BoundFunction(self, instance)
 
@@ -111,7 +122,7 @@ class CachedCoroutineFunction(CachedFunction[P, T]):
 
         def __call__(  # type: ignore[override]
             self, /, *args: P.args, **kwargs: P.kwargs
-        ) -> Coroutine[Any, Any, T]: ...
+        ) -> Awaits[T]: ...
 
     async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:  # type: ignore[override]
         """Forget the value for these arguments, as `Cache.ainvalidate`."""
@@ -127,11 +138,15 @@ class CachedCoroutineFunction(CachedFunction[P, T]):
         return coroutine
 
     @overload
+    def __get__(
+        self: "_Method[type[Any], Q, Awaits[T]]", instance: object, owner: type
+    ) -> "BoundCoroutineFunction[Q, T]": ...
+    @overload
     def __get__(self, instance: None, owner: type) -> "CachedCoroutineFunction[P, T]": ...
     @overload
-    def __get__(
-        self: "CachedCoroutineFunction[Concatenate[Any, Q], T]", instance: object, owner: type | None = None
-    ) -> "BoundCoroutineFunction[Q, T]": ...
+    def __get__(self: "_Method[C, Q, Awaits[T]]", instance: C, owner: type) -> "BoundCoroutineFunction[Q, T]": ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> "CachedCoroutineFunction[P, T]": ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else BoundCoroutineFunction(self, instance)
 
@@ -194,7 +209,7 @@ class BoundCoroutineFunction(BoundFunction[P, T]):
 
         def __call__(  # type: ignore[override]
             self, /, *args: P.args, **kwargs: P.kwargs
-        ) -> Coroutine[Any, Any, T]: ...
+        ) -> Awaits[T]: ...
 
     async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> None:  # type: ignore[override]
         """Forget the value for these arguments, as `Cache.ainvalidate`."""
@@ -217,11 +232,16 @@ class _ClassMethods:
     would let `Repo.get.invalidate(42)` take 42 for the class.
     """
 
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
     def __set_name__(self, owner: type, name: str) -> None:
         delattr(owner, name)
-        for each, value in list(vars(owner).items()):
+        for each, value in list(self._body.items()):
             if type(value) is classmethod and isinstance(value.__func__, CachedFunction):
-                setattr(owner, each, _CachedClassMethod(value.__func__))
+                self._body[each] = ours = _CachedClassMethod(value.__func__)  # NamedTuple goes on reading it
+                if each in vars(owner):
+                    setattr(owner, each, ours)
 
     @classmethod
     def attend(cls, function: Any) -> None:
@@ -231,7 +251,7 @@ class _ClassMethods:
         while frame is not None and frame.f_locals.get("__qualname__") != body:
             frame = frame.f_back
         if frame is not None:
-            frame.f_locals["__tiercache_classmethods__"] = cls()
+            frame.f_locals["__tiercache_classmethods__"] = cls(frame.f_locals)
 
 
 class Decorators:

@@ -90,13 +90,14 @@ async def _join(port: Port, flight: Flight, loader: Loader, policy: Policy, unti
     if flight.on_loop and port.blocks_a_loop():
         return await _bypass(port, flight.key, loader, policy, "bypass_loop")
     now = node.now()
-    patience = policy.nested_wait if node.nested() else policy.max_load
+    # A load is given up max_load after it began, which may be some Redis time after this call did.
+    patience = policy.nested_wait if node.nested() else policy.max_load + 2 * node.call_budget
     late_first = until - now <= patience
     outcome = await port.join(flight, until - now if late_first else patience)
     if outcome is not None:
         return outcome.shared()
     if late_first:
-        return late(node.table.peek(flight.key), flight.key, policy, node.now())
+        return late(node, node.table.peek(flight.key), flight.key, policy)
     return await _bypass(port, flight.key, loader, policy, "bypass_nested")
 
 
@@ -106,7 +107,9 @@ async def _bypass(port: Port, key: str, loader: Loader, policy: Policy, counter:
     node.count(counter)
     leader = Leader(port, Flight(key), loader, policy)
     try:
-        return await leader.run_loader(Lease(key, node.token(), math.inf))
+        outcome = await leader.run_loader(Lease(key, node.token(), math.inf))
+        node.count("load_failures", 0 if outcome.error is None else 1)
+        return outcome
     finally:
         node.table.settle(leader.flight, AGAIN)
 
@@ -151,6 +154,7 @@ def _ended(node: Node, flight: Flight, found: Found | None, policy: Policy, sent
         seen = look(node, flight, found, policy, sent, epoch)
         outcome = seen.outcome if seen is not None else None
         node.count("misses" if outcome is None else "hits_remote")
+        node.count("stale_served", 1 if outcome is not None and outcome.stale else 0)
     node.table.settle(flight, outcome or AGAIN, seen.fill if seen is not None and seen.outcome is not None else None)
     return outcome or AGAIN
 

@@ -34,6 +34,7 @@ from tiercache.port import (
     Lease,
     Loader,
     Message,
+    Node,
     Old,
     Outcome,
     Port,
@@ -55,11 +56,15 @@ def tail(policy: Policy) -> float:
     return max(policy.stale_while_revalidate, policy.stale_if_error)
 
 
-def late(old: Any, key: str, policy: Policy, now: float) -> Outcome:
+def late(node: Node, old: Any, key: str, policy: Policy) -> Outcome:
     """For a caller whose patience ended: an old value if there is one, else LoadTimeout."""
-    if old is not None and not isinstance(old.value, Raises) and now < min(old.hard, old.fresh + tail(policy)):
+    usable = old is not None and not isinstance(old.value, Raises)
+    if usable and node.now() < min(old.hard, old.fresh + tail(policy)):
+        node.count("stale_served")
         return Outcome(old.value, stale=True)
-    return Outcome(error=LoadTimeout(f"no value of {key!r} within the timeout: somebody else's load still runs"))
+    return Outcome(
+        error=LoadTimeout(f"no value of {key!r} within the timeout ({policy.timeout:g} s): its load still runs")
+    )
 
 
 class Leader:
@@ -129,7 +134,9 @@ class Leader:
         failure = self.node.failure(self.key)
         if failure is not None:
             self.quiet = failure.until - self.node.now()
-            return self._failed(failure.error)
+            self.old = self.old or failure.old
+            outcome, fill = self._failed(failure.error)
+            return outcome.shared(), fill
         if not self.flight.early and self.node.remote.shared:
             try:
                 read = await self.read()
@@ -237,7 +244,7 @@ class Leader:
             return None
         if limit == self.until:
             self.private = True
-            return late(self.old, self.key, self.policy, node.now()), None
+            return late(node, self.old, self.key, self.policy), None
         return await self._bypass(None, "bypass_nested")
 
     async def _heard(
@@ -338,7 +345,7 @@ class Leader:
             pause = policy.error_backoff
             node.timer.abandon(self.lease)
         pause = pause or policy.error_backoff
-        if node.failed(self.key, error, pause) and self.old is not None:
+        if node.failed(self.key, error, pause, self.old) and self.old is not None:
             log.warning("The refresh of %r fails with %s: %s", self.key, type(error).__name__, error)
         self.quiet = pause
         return self._failed(error)
@@ -366,7 +373,7 @@ class Leader:
             return loaded, None
         if loaded.error is not None and not isinstance(loaded.error, policy.negative_errors):
             node.count("load_failures")
-            node.failed(self.key, loaded.error, policy.error_backoff)
+            node.failed(self.key, loaded.error, policy.error_backoff, self.old)
             return self._failed(loaded.error)
         if not isinstance(error, RemoteDown):
             return loaded, None
@@ -390,6 +397,7 @@ class Leader:
         outcome, fill = self._failed(
             LoadTimeout(f"the loader of {self.key!r} ran longer than max_load ({self.policy.max_load:g} s)")
         )
+        self.node.count("loads_overdue")
         self.node.table.settle(self.flight, outcome, fill)
         self._abandon()
         self.port.stop()

@@ -182,6 +182,7 @@ class Failure(NamedTuple):
 
     error: BaseException
     until: float
+    old: Old | None  # what may still serve
 
 
 Fly: TypeAlias = Callable[["Port"], Coroutine[Any, Any, Outcome]]
@@ -273,10 +274,10 @@ class Node:
         failure = self.failures.get(key)
         return failure if failure is not None and self.now() < failure.until else None
 
-    def failed(self, key: str, error: BaseException, pause: float) -> bool:
+    def failed(self, key: str, error: BaseException, pause: float, old: Old | None) -> bool:
         """Remember a failed load until its cooldown ends. True if it is the first one in a row."""
         first = self.failures.pop(key, None) is None
-        _keep(self.failures, key, Failure(error, self.now() + pause))
+        _keep(self.failures, key, Failure(error, self.now() + pause, old))
         return first
 
     def succeeded(self, key: str) -> None:

@@ -1,0 +1,115 @@
+"""Tier 2 by itself, for tests: the remote of one process, and an ear on any inbox."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import redis
+
+from tiercache.blocking import run
+from tiercache.port import Lease
+from tiercache.record import VALUE, Record
+from tiercache.remote.address import Address
+from tiercache.remote.breaker import Breaker
+from tiercache.remote.client import RedisRemote
+from tiercache.remote.commands import Names
+from tiercache.remote.links import Links
+
+
+class Io:
+    """The two members of a port that tier 2 uses; `between` runs after the first of two commands was answered."""
+
+    def __init__(self, exchange: Callable[..., list[Any]], left: float = 10.0) -> None:
+        self.left = left
+        self._exchange = exchange
+        self.between: Callable[[], object] | None = None
+
+    async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
+        between, self.between = self.between, None
+        if between is None:
+            return self._exchange(packed, replies, timeout)
+        cut = packed.index(b"*", 1)
+        first = self._exchange(packed[:cut], 1, timeout)
+        between()
+        return first + self._exchange(packed[cut:], replies - 1, timeout)
+
+
+class Tier2:
+    """One process's tier 2; each operation is a plain call."""
+
+    def __init__(self, url: str, namespace: str, *, limit: int = 2**25, push_bytes: int = 4096) -> None:
+        self.counts: Counter[str] = Counter()
+        self.links = Links(Address(url, None), 5.0, limit)
+        self.names = Names(namespace)
+        self.remote = self.made(push_bytes)
+        self.io = Io(self.links.exchange)
+
+    def made(self, push_bytes: int = 4096) -> RedisRemote:
+        breaker = Breaker(time.monotonic, lambda: 1.0)
+        remote = RedisRemote(
+            self.names, breaker, time.monotonic, self._count, call_timeout=5.0, push_bytes=push_bytes
+        )
+        remote.process = os.urandom(16)
+        return remote
+
+    def _count(self, name: str, n: int = 1) -> None:
+        self.counts[name] += n
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            self.io.left = 10.0
+            return run(getattr(self.remote, operation)(self.io, *args))
+
+        return call
+
+    def acquire(self, lease: Lease, known: bytes = b"", listen: bool = False) -> Any:
+        self.io.left = 10.0
+        return run(self.remote.acquire(self.io, lease, known, listen))  # type: ignore[arg-type]
+
+    def commit(self, lease: Lease, record: Record, announce: bool = False) -> bool:
+        self.io.left = 10.0
+        return run(self.remote.commit(self.io, lease, record, announce))  # type: ignore[arg-type]
+
+    @property
+    def inbox(self) -> str:
+        return self.names.inbox(self.remote.process)
+
+    def close(self) -> None:
+        self.links.close()
+
+
+def a_lease(key: str = "k", seconds: float = 30.0) -> Lease:
+    return Lease(key, os.urandom(16), seconds)
+
+
+def a_record(id: bytes, payload: bytes = b"x", fresh: int = 20_000, hard: int = 40_000) -> Record:
+    return Record(VALUE, 1, 0, fresh, hard, 5, id, payload)
+
+
+class Ear:
+    """Hears some channels, in order."""
+
+    def __init__(self, client: redis.Redis, *channels: str) -> None:
+        self._client = client
+        self._pubsub = client.pubsub()
+        self._pubsub.subscribe(*channels, "marker")
+        for _ in range(len(channels) + 1):
+            assert self._pubsub.get_message(timeout=10) is not None
+
+    def heard(self) -> list[tuple[str, list[bytes]]]:
+        """Every message so far: its channel and its words."""
+        mark = os.urandom(8)
+        self._client.publish("marker", mark)
+        out = []
+        while True:
+            message = self._pubsub.get_message(timeout=10)
+            assert message is not None, "the marker was not heard"
+            if message["data"] == mark:
+                return out
+            out.append((message["channel"].decode(), msgpack.unpackb(message["data"], raw=True)))
+
+    def close(self) -> None:
+        self._pubsub.close()
