@@ -31,6 +31,8 @@ class Loops:
     def links(self, loop: asyncio.AbstractEventLoop) -> LoopLinks:
         links = self._links.get(loop)
         if links is None:
+            for ended in [each for each in list(self._links) if each.is_closed()]:
+                self._links.pop(ended, None)
             links = self._links.setdefault(loop, LoopLinks(*self._arguments))
         return links
 

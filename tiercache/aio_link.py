@@ -154,5 +154,6 @@ class LoopLinks:
 
     def close(self) -> None:
         """Drop the connection; callable on the loop's thread only."""
-        if self._link is not None:
-            self._link.close()
+        link, self._link = self._link, None  # a link refers to its loop, which is held weakly
+        if link is not None:
+            link.close()
