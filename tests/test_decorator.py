@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import functools
+import gc
 import importlib
 import inspect
 import io
@@ -148,8 +149,15 @@ def test_ignored_arguments_share_an_entry(cache: Cache) -> None:
 
 def test_versions_have_entries_of_their_own(cache: Cache) -> None:
     """A new version of a function does not see the old one's values, even with one template."""
-    old = cache.cached("x:{x}")(Calls("old").sync())
-    new = cache.cached("x:{x}", version="2")(Calls("new").sync())
+
+    @cache.cached("x:{x}")
+    def old(x: int) -> str:
+        return "old"
+
+    @cache.cached("x:{x}", version="2")
+    def new(x: int) -> str:
+        return "new"
+
     assert (old(1), new(1), old(1)) == ("old", "new", "old")
 
 
@@ -272,7 +280,9 @@ class GeneratorObject:
 
 
 @pytest.mark.parametrize(
-    "function", [generator, async_generator, partial(generator), partial(async_generator), GeneratorObject()], ids=repr
+    "function",
+    [generator, async_generator, partial(generator), partial(async_generator), GeneratorObject()],
+    ids=["generator", "async", "partial", "async partial", "object"],
 )
 @pytest.mark.parametrize("template", [None, "x:{x}"])
 def test_a_generator_is_a_type_error(cache: Cache, function: Any, template: str | None) -> None:
@@ -289,7 +299,7 @@ def test_cached_above_a_method_decorator_is_a_type_error(cache: Cache) -> None:
                 decorate(kind(lambda x: x))  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("thing", [42, b"x:{x}", ["x:{x}"], object()], ids=repr)
+@pytest.mark.parametrize("thing", [42, b"x:{x}", ["x:{x}"], object()], ids=type)
 def test_what_is_neither_template_nor_function_is_a_type_error(cache: Cache, thing: Any) -> None:
     """A slip of the hand is told at decoration."""
     with pytest.raises(TypeError, match=f"template .* function; this is {type(thing).__name__}"):
@@ -766,15 +776,20 @@ def test_a_default_that_changes_changes_the_key(cache: Cache, template: str | No
     assert (load(1), load(1)) == ("fr", "fr")
 
 
-@pytest.mark.parametrize("options", [{"ignore": ("client",)}, {"template": "x:{x}"}], ids=repr)
-def test_a_default_that_is_not_in_the_key_costs_nothing(cache: Cache, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("template", "ignore"), [(None, ("client",)), ("x:{x}", ()), ("x:{x}:{language}:{size}", ())], ids=repr
+)
+def test_a_default_that_can_not_change_the_key_costs_nothing(cache: Cache, template: Any, ignore: Any) -> None:
     """A hit of plain arguments asks neither for the key nor for a default."""
-    template = options.pop("template", None)
 
-    @cache.cached(template, **options)
-    def load(x: int, client: object = object()) -> str:  # a client is often made there
+    @cache.cached(template, ignore=ignore)
+    def load(x: int, client: object = object(), language: str = "en", size: float | None = None) -> str:
         return "loaded"
 
+    if template is not None and "size" in template:
+        with pytest.raises(TypeError, match="argument 'size'"):
+            load(1)
+        load = cache.cached(template.replace("size", "size!s"))(load.__wrapped__)
     load(1)
     load.__dict__["_maker"] = None
     assert load(1) == "loaded"
@@ -814,12 +829,17 @@ def test_many_different_calls_do_not_pile_up(cache: Cache, monkeypatch: pytest.M
     monkeypatch.setattr("tiercache.decorator.ALIASES", 8)
 
     @cache.cached("x:{x}")
-    def load(x: int) -> int:
-        return x
+    def load(x: str) -> int:
+        return len(x)
 
+    arguments = [str(x) * 3 for x in range(100, 200)]
+    before = sys.getrefcount(arguments[0])
     for _ in range(2):
-        assert [load(x) for x in range(100)] == list(range(100))
+        assert [load(x) for x in arguments] == [9] * 100
     assert cache.stats()["loads"] == 100
+    gc.collect()
+    after = sys.getrefcount(arguments[0])
+    assert after == before
 
 
 # Awaitables.

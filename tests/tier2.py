@@ -49,9 +49,7 @@ class Tier2:
 
     def made(self, push_bytes: int = 4096) -> RedisRemote:
         breaker = Breaker(time.monotonic, lambda: 1.0)
-        remote = RedisRemote(
-            self.names, breaker, time.monotonic, self._count, call_timeout=5.0, push_bytes=push_bytes
-        )
+        remote = RedisRemote(self.names, breaker, time.monotonic, self._count, call_timeout=5.0, push_bytes=push_bytes)
         remote.process = os.urandom(16)
         return remote
 

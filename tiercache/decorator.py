@@ -8,17 +8,15 @@ import inspect
 import sys
 from collections.abc import Callable, Collection, Coroutine
 from functools import partial
-from types import MethodType
+from types import CoroutineType, MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from tiercache.keys import KeyMaker
 from tiercache.local.face import Call
-from tiercache.local.table import Mode
 from tiercache.port import is_async
 
 if TYPE_CHECKING:
     from tiercache.cache import Cache
-    from tiercache.policy import Policy
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -28,7 +26,6 @@ C_contra = TypeVar("C_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 Awaits = Coroutine[object, None, T]  # with Any in it, mypy finds no type for asyncio.gather
-LOAD, FORCE = int(Mode.LOAD), int(Mode.FORCE)
 ALIASES = 10_000  # argument lists per function that lead to their key without formatting it
 _CONSTANT = (type(None), bool, int, float, str, bytes)
 
@@ -42,7 +39,7 @@ class CachedFunction(Call, Generic[P, T]):
     """A cached sync function. Called, it answers from the cache or runs the function, once in the fleet."""
 
     def __init__(
-        self, cache: "Cache", function: Callable[P, Any], maker: KeyMaker, policy: "Policy", aliased: bool
+        self, cache: "Cache", function: Callable[P, Any], maker: KeyMaker, policy: dict[str, Any], aliased: bool
     ) -> None:
         super().__init__(cache, is_async(function), ALIASES)
         functools.update_wrapper(self, function, updated=())
@@ -67,17 +64,21 @@ class CachedFunction(Call, Generic[P, T]):
 
     def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Load the value for these arguments now, as `Cache.refresh`."""
-        return self._load(self._maker(args, kwargs), args, kwargs, FORCE)  # type: ignore[no-any-return]
+        loader = self._loader(args, kwargs)
+        return self._cache.refresh(self._maker(args, kwargs), loader, **self._policy)  # type: ignore[no-any-return]
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # What the compiled call could not answer.
         key = self._maker(args, kwargs)
         if self._aliased:
             self._remember(args, kwargs, self._cache._wire(key))
-        return self._load(key, args, kwargs)
+        return self._load(key, self._loader(args, kwargs))
 
-    def _load(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], mode: int = LOAD) -> Any:
-        return self._cache._load(key, partial(self.__wrapped__, *args, **kwargs), self._policy, mode)
+    def _loader(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
+        return partial(self.__wrapped__, *args, **kwargs)
+
+    def _load(self, key: str, loader: Callable[[], Any]) -> Any:
+        return self._cache.get_or_load(key, loader, **self._policy)
 
     @overload
     def __get__(self: "_Method[type[Any], Q, T]", instance: object, owner: type) -> "BoundFunction[Q, T]": ...
@@ -109,7 +110,7 @@ class CachedCoroutineFunction(CachedFunction[P, T]):
     """A cached async function."""
 
     def __init__(
-        self, cache: "Cache", function: Callable[P, Any], maker: KeyMaker, policy: "Policy", aliased: bool
+        self, cache: "Cache", function: Callable[P, Any], maker: KeyMaker, policy: dict[str, Any], aliased: bool
     ) -> None:
         super().__init__(cache, function, maker, policy, aliased)
         # By these inspect knows a coroutine function; what a partial or a callable object hides has none.
@@ -130,12 +131,14 @@ class CachedCoroutineFunction(CachedFunction[P, T]):
 
     async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:  # type: ignore[override]
         """Load the value for these arguments now, as `Cache.arefresh`."""
-        return await self._load(self._maker(args, kwargs), args, kwargs, FORCE)  # type: ignore[no-any-return]
+        loader = self._loader(args, kwargs)
+        return await self._cache.arefresh(self._maker(args, kwargs), loader, **self._policy)  # type: ignore[no-any-return]
 
-    def _load(self, key: str, args: tuple[Any, ...], kwargs: dict[str, Any], mode: int = LOAD) -> Any:
-        coroutine: Any = self._cache._aload(key, partial(self.__wrapped__, *args, **kwargs), self._policy, mode)
-        coroutine.__qualname__ = self._maker.name  # for the names of tasks and for warnings
-        return coroutine
+    def _load(self, key: str, loader: Callable[[], Any]) -> Any:
+        awaitable: Any = self._cache.aget_or_load(key, loader, **self._policy)
+        if isinstance(awaitable, CoroutineType):
+            awaitable.__qualname__ = self._maker.name  # for the names of tasks and for warnings
+        return awaitable
 
     @overload
     def __get__(
@@ -240,8 +243,7 @@ class _ClassMethods:
         for each, value in list(self._body.items()):
             if type(value) is classmethod and isinstance(value.__func__, CachedFunction):
                 self._body[each] = ours = _CachedClassMethod(value.__func__)  # NamedTuple goes on reading it
-                if each in vars(owner):
-                    setattr(owner, each, ours)
+                setattr(owner, each, ours)
 
     @classmethod
     def attend(cls, function: Any) -> None:
@@ -310,7 +312,8 @@ class Decorator:
             raise TypeError(f"key must be a callable that returns the key, not {key!r}")
         self._cache = cache
         self._template, self._key, self._ignore, self._version = template, key, ignore, version
-        self._policy = cache._derive(None, policy)
+        self._policy = policy
+        self._copies = cache._derive(None, policy).copy
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> CachedCoroutineFunction[P, T]: ...
@@ -338,7 +341,7 @@ class Decorator:
     def _aliases(self, maker: KeyMaker) -> bool:
         # Can a call's plain arguments be led to their key by memory? Not where anything else has a say in the
         # key: a callable, a default that may change; nor where a hit must be copied.
-        return not (self._key or self._policy.copy) and all(
+        return not (self._key or self._copies) and all(
             parameter.default is parameter.empty
             or type(parameter.default) in _CONSTANT
             or name in self._ignore

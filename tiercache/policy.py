@@ -96,10 +96,10 @@ def seconds(name: str, value: Any, interval: str = _SECONDS) -> float:
     try:
         number = float(value)
     except OverflowError:  # an int beyond every float
-        number = math.inf
+        value = number = math.inf
     least, most, excluded = _ends(interval)
     if not least <= number <= most or number in excluded:
-        raise PolicyError(f"{name}={number!r}: must be a number in {interval}")
+        raise PolicyError(f"{name}={value!r}: must be a number in {interval}")
     return number
 
 

@@ -1,5 +1,6 @@
 """Where Redis is: a URL or a ready-made client, as the arguments of our own connections."""
 
+import inspect
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,33 +39,41 @@ class Address:
         for name in _NOT_OURS:
             arguments.pop(name, None)
         arguments |= {"decode_responses": False, "protocol": 2, "retry": None}
-        self._arguments = arguments
+        self._sync_arguments = _for(self._sync, arguments)
+        self._async_arguments = _for(self._async, arguments)
 
     def connection(self, connect_timeout: float) -> Any:
         """A new connection for threads, not yet connected."""
         timeouts = {"socket_timeout": connect_timeout, "socket_connect_timeout": connect_timeout}
-        return self._sync(**{**self._arguments, **timeouts})
+        return self._sync(**{**self._sync_arguments, **timeouts})
 
     def async_connection(self, connect_timeout: float) -> Any:
         """A new connection for asyncio, not yet connected."""
         timeouts = {"socket_timeout": connect_timeout, "socket_connect_timeout": connect_timeout}
-        return self._async(**{**self._arguments, **timeouts})
+        return self._async(**{**self._async_arguments, **timeouts})
 
 
 def _of_url(url: str) -> tuple[Any, Any, dict[str, Any]]:
     if not isinstance(url, str):
         raise TypeError(f"url must be a str such as 'redis://localhost:6379/0', not {type(url).__name__}")
     try:
-        scheme = urlsplit(url).scheme
-        if scheme not in ("redis", "rediss", "unix"):
+        parts = urlsplit(url)
+        if parts.scheme not in ("redis", "rediss", "unix"):
             raise ValueError
+        if parts.scheme != "unix" and not parts.path.strip("/").isdecimal() and parts.path.strip("/"):
+            raise ValueError("the database after the last / must be a number")
         pool = redis.ConnectionPool.from_url(url)
-    except ValueError as error:
-        why = f": {error}" if str(error) and "@" not in str(error) else ""
+        arguments = dict(pool.connection_kwargs)
+        pool.connection_class(**arguments)  # it does no I/O; what it does not take is said here and now
+    except (ValueError, TypeError, redis.RedisError) as error:
+        # What can't be parsed may hold a piece of the password.
+        why = f": {error}" if str(error) else ""
+        if "@" in url:
+            why = " (is every / ? # @ % in its password percent-encoded?)"
         raise ValueError(
             f"url: not a Redis address{why}; use redis://host:port/db, rediss://host:port/db or unix:///path/to/socket"
         ) from None
-    return pool.connection_class, _COLOURS[pool.connection_class], dict(pool.connection_kwargs)
+    return pool.connection_class, _COLOURS[pool.connection_class], arguments
 
 
 def _of_client(client: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -85,3 +94,15 @@ def _of_client(client: Any) -> tuple[Any, Any, dict[str, Any]]:
         f"client uses {pool.connection_class.__name__}, which tiercache can't connect with; "
         "Redis Cluster and Sentinel are not supported yet"
     )
+
+
+def _for(connection_class: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    # One colour knows settings that the other does not. Those that say nothing are left out; one that is set, such
+    # as a wish to validate certificates, is kept, for the class itself to refuse.
+    known = {
+        name
+        for base in connection_class.__mro__
+        if base is not object
+        for name in inspect.signature(base.__init__).parameters
+    }
+    return {name: value for name, value in arguments.items() if name in known or value}

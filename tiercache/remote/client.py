@@ -1,30 +1,25 @@
-"""Tier 2 on Redis: the operations of the protocol, written once for both colours.
+"""Tier 2 on Redis: the operations of the protocol, written once for both colours."""
 
-`io.exchange` is the only thing that may suspend. Reads and scripts that are idempotent per token are retried
-once, on a new connection; every operation spends from `io.left`, its flight's budget of Redis time.
-"""
-
-import logging
 from collections.abc import Callable
-from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 
 from tiercache.policy import Policy
-from tiercache.port import Busy, Cooldown, Found, Granted, Hit, Lease, Port, RemoteDown, RemoteRefused
-from tiercache.record import HEADER, Record, unpack
+from tiercache.port import Busy, Cooldown, Found, Granted, Hit, Lease, Port, RemoteDown
+from tiercache.record import HEADER, Record
+from tiercache.remote import answers
 from tiercache.remote import commands as c
 from tiercache.remote.breaker import Breaker
-from tiercache.remote.links import Unanswered, allowance
-from tiercache.remote.resp import Refusal, pack_all
-
-log = logging.getLogger("tiercache")
-
-UNKNOWN_KIND = 255  # stands in for a record that is too large to be fetched
+from tiercache.remote.calls import Calls, Oversized
+from tiercache.remote.resp import Refusal
 
 
 class RedisRemote:
-    """What the flow asks of Redis, in one namespace."""
+    """What the flow asks of Redis, in one namespace.
+
+    Reads and scripts that are idempotent per token are retried once; every operation spends from `io.left`, its
+    flight's budget of Redis time.
+    """
 
     shared = True
 
@@ -41,77 +36,19 @@ class RedisRemote:
         self.names = names
         self.breaker = breaker
         self.process = b""  # the process id, set by whoever starts the inbox
-        self._now = now
         self._count = count
-        self._call_timeout = call_timeout
         self._push_bytes = push_bytes
-        self._refused: set[str] = set()
+        self._calls = Calls(breaker, now, count, call_timeout)
 
     def remaining(self) -> float:
         """Seconds until Redis is asked again."""
         return self.breaker.remaining()
 
-    # Calling.
-
-    async def call(self, io: Port, commands: list[c.Command], *, retry: bool = True) -> list[Any]:
-        """The replies to commands sent in one write; an error reply is a Refusal in its place."""
-        replies = await self._send(io, commands, retry)
-        missing = [at for at, reply in enumerate(replies) if isinstance(reply, Refusal) and reply.code == "NOSCRIPT"]
-        if missing:
-            again = await self._send(io, [c.evaluate(commands[at]) for at in missing], retry)
-            for at, reply in zip(missing, again, strict=True):
-                replies[at] = reply
-        return replies
-
-    async def _send(self, io: Port, commands: list[c.Command], retry: bool) -> list[Any]:
-        packed = pack_all(commands)
-        for last in (False, True) if retry else (True,):
-            if not self.breaker.admits():
-                raise RemoteDown("the circuit breaker is open")
-            timeout = min(self._call_timeout + allowance(len(packed)), io.left)
-            if timeout <= 0:
-                raise RemoteDown("the call budget is spent")
-            started = self._now()
-            try:
-                replies: list[Any] = await io.exchange(packed, len(commands), timeout)
-            except Unanswered as error:
-                if error.oversized:
-                    raise
-                if self.breaker.unanswered():
-                    self._count("breaker_opened")
-                    log.warning("Redis does not answer (%s): the circuit breaker is open", error)
-                if last:
-                    raise RemoteDown(str(error)) from None
-            else:
-                if self.breaker.answered():
-                    log.warning("Redis answers again: the circuit breaker is closed")
-                return replies
-            finally:
-                io.left -= self._now() - started
-        raise AssertionError("unreachable")
-
-    async def script(self, io: Port, command: c.Command, *, before: c.Command | None = None) -> list[Any]:
-        """The reply of one script; RemoteRefused if it, or the command sent before it, was refused."""
-        replies = await self.call(io, [command] if before is None else [before, command])
-        return self._accepted(replies[-1])  # type: ignore[no-any-return]
-
-    def _accepted(self, reply: Any) -> Any:
-        if isinstance(reply, Refusal):
-            self.refused(reply.code, str(reply))
-        return reply
-
-    def refused(self, code: str, message: str) -> None:
-        """Say once per code that Redis refuses, and raise RemoteRefused."""
-        if code not in self._refused:
-            self._refused.add(code)
-            log.warning("Redis refuses with %s (said once): %s", code, message[:200])
-        raise RemoteRefused(code, message[:200])
-
     def failure(self, message: bytes) -> Cooldown:
         """The failure in a message, with the cooldown that it started; an unreadable one is a short one."""
         try:
-            name, text, pause = msgpack.unpackb(message, raw=True, max_array_len=8)
-            return Cooldown(min(float(pause), 1e9) / 1000, "failed", _text(name), _text(text))
+            name, text, pause = msgpack.unpackb(message, raw=True, max_array_len=8, max_map_len=0, max_ext_len=0)
+            return Cooldown(answers.seconds(pause), "failed", answers.text(name), answers.text(text))
         except Exception:
             self._count("undecodable")
             return Cooldown(0.1, "failed", "unknown", "its description can't be read")
@@ -122,39 +59,35 @@ class RedisRemote:
         """What stands under the key; a foreign type is absent, a record over the size limit undecodable."""
         name = self.names.value(key)
         try:
-            left, data = await self.call(io, [("PTTL", name), ("GET", name)])
-        except Unanswered:
-            left, data = await self.call(io, [("PTTL", name), ("GETRANGE", name, 0, HEADER.size - 1)])
-            return self._oversized(left, data)
+            left, data = await self._calls.send(io, c.read(name), 2)
+        except Oversized:
+            left, head = await self._calls.call(io, [("PTTL", name), ("GETRANGE", name, 0, HEADER.size - 1)])
+            self._readable(left, head)
+            return answers.oversized(left, head)
         return self._found(left, data)
 
     async def read_many(self, io: Port, keys: list[str]) -> list[Found]:
         """`read` of many keys in one round trip."""
         names = [self.names.value(key) for key in keys]
         try:
-            replies = await self.call(io, [each for name in names for each in (("PTTL", name), ("GET", name))])
-        except Unanswered:
+            replies = await self._calls.send(io, b"".join(map(c.read, names)), 2 * len(names))
+        except Oversized:
             return [await self.read(io, key) for key in keys]
         return [self._found(left, data) for left, data in zip(replies[::2], replies[1::2], strict=True)]
 
-    def _found(self, left: Any, data: Any) -> Found:
-        for reply in (left, data):
-            if isinstance(reply, Refusal) and reply.code != "WRONGTYPE":
-                self.refused(reply.code, str(reply))
-        if not isinstance(left, int) or left <= 0 or not isinstance(data, bytes):
-            return Found(None, 0.0)
-        record = unpack(data)
-        if record is None:
+    def _found(self, left: object, data: object) -> Found:
+        if type(data) is not bytes:
+            self._readable(left, data)
+        found = answers.record(left, data)
+        if found is None:
             self._count("undecodable")
-            return Found(None, 0.0)
-        # PTTL and GET are not atomic: the record's own lifetime bounds what an interposed write can add.
-        return Found(record, min(left, record.hard_ms) / 1000)
+            return answers.ABSENT
+        return found
 
-    def _oversized(self, left: Any, head: Any) -> Found:
-        if not isinstance(left, int) or left <= 0 or not isinstance(head, bytes) or len(head) < HEADER.size:
-            return Found(None, 0.0)
-        _, _, codec, _, fresh_ms, hard_ms, delta_ms, _, id = HEADER.unpack(head)
-        return Found(Record(UNKNOWN_KIND, codec, 0, fresh_ms, hard_ms, delta_ms, id, b""), left / 1000)
+    def _readable(self, *replies: object) -> None:
+        for reply in replies:
+            if isinstance(reply, Refusal) and reply.code != "WRONGTYPE":
+                raise self._calls.refusal(reply)
 
     # The lease.
 
@@ -163,20 +96,26 @@ class RedisRemote:
         return [names.value(key), names.lease(key), names.failure(key), names.staging(key, lease.token)]
 
     async def acquire(self, io: Port, lease: Lease, known: bytes, listen: bool) -> Granted | Hit | Busy | Cooldown:
-        """One election; with `listen`, a BUSY registers this process's inbox in the same step."""
-        lease.attempt += 1
+        """One election; with `listen`, a BUSY registers this process's inbox in the same step.
+
+        An unanswered one may still be executed later, even after an invalidation. So that its lease can't pass for
+        the one that was answered, the second try bears an attempt number of its own.
+        """
         inbox = self.process.hex() if listen else ""
-        args = (lease.token, lease.attempt, inbox, _ms(lease.seconds), known)
-        reply = await self.script(io, c.evalsha(c.ACQUIRE, self._keys(lease), *args))
-        kind = bytes(reply[0])
-        if kind == b"GRANTED":
-            lease.attempt = int(reply[1])
-            return Granted(lease.attempt)
-        if kind == b"HIT":
-            return Hit()
-        if kind == b"BUSY":
-            return Busy(int(reply[1]) / 1000, bytes(reply[2]))
-        return Cooldown(int(reply[1]) / 1000, _text(reply[2]), _text(reply[3]), _text(reply[4]))
+        for last in (False, True):
+            lease.attempt += 1
+            args = (lease.token, lease.attempt, inbox, _ms(lease.seconds), known)
+            try:
+                [reply] = await self._calls.call(io, [c.evalsha(c.ACQUIRE, self._keys(lease), *args)], retry=False)
+            except RemoteDown:
+                if last:
+                    raise
+            else:
+                break
+        answer = self._calls.parsed(answers.election, reply)
+        if isinstance(answer, Granted):
+            lease.attempt = answer.attempt
+        return answer
 
     async def commit(self, io: Port, lease: Lease, record: Record | None, announce: bool) -> bool:
         """Store a record (hard lifetime 0: only tell the waiters). False: the lease was lost, nothing is stored."""
@@ -184,32 +123,39 @@ class RedisRemote:
         packed = record.pack()
         inline = len(packed) <= max(c.INLINE, self._push_bytes)
         keys = self._keys(lease)
-        before = None if inline else ("SET", keys[3], packed, "PX", _ms(lease.seconds))
-        command = c.evalsha(
-            c.COMMIT,
-            keys,
-            lease.token,
-            lease.attempt,
-            packed if inline else b"",
-            record.hard_ms,
-            int(len(packed) <= self._push_bytes),
-            lease.key,
-            1000,
-            self.names.invalidations if announce else "",
+        commands: list[c.Command] = [] if inline else [("SET", keys[3], packed, "PX", _ms(lease.seconds))]
+        commands.append(
+            c.evalsha(
+                c.COMMIT,
+                keys,
+                lease.token,
+                lease.attempt,
+                packed if inline else b"",
+                record.hard_ms,
+                int(len(packed) <= self._push_bytes),
+                lease.key,
+                1000,
+                self.names.invalidations if announce else "",
+            )
         )
-        reply = await self.script(io, command, before=before)
-        if reply[0] == b"REFUSED":
-            message = bytes(reply[1]).decode(errors="replace").lstrip("-")
-            self.refused(message.split(" ", 1)[0], message)
-        return bool(reply[0] == b"OK")
+        replies = await self._calls.call(io, commands)
+        verdict, why = self._calls.parsed(answers.verdict, replies[-1])
+        if verdict == b"REFUSED":  # by its own store, or because what was to be staged was refused
+            raise self._calls.refusal(replies[0] if isinstance(replies[0], Refusal) else Refusal(why))
+        return verdict == b"OK"
 
     async def renew(self, io: Port, leases: list[Lease]) -> list[bool]:
         """Renew leases in one round trip. False in the place of each that is lost."""
-        replies = await self.call(
+        replies = await self._calls.call(
             io,
             [c.evalsha(c.RENEW, [self.names.lease(lease.key)], lease.token, _ms(lease.seconds)) for lease in leases],
         )
-        return [not isinstance(reply, Refusal) and reply[0] == b"OK" for reply in replies]
+        return [self._kept(reply) for reply in replies]
+
+    def _kept(self, reply: object) -> bool:
+        if isinstance(reply, Refusal) and reply.code == "WRONGTYPE":
+            return False
+        return self._calls.parsed(answers.verdict, reply)[0] == b"OK"
 
     async def release(
         self, io: Port, lease: Lease, error: BaseException | None = None, policy: Policy | None = None
@@ -217,16 +163,16 @@ class RedisRemote:
         """Give the lease back; with `error`, start its cooldown. Returns the cooldown in seconds."""
         kind, base, most, name, text = "retry", 0, 0, "", ""
         if error is not None and policy is not None:
-            kind, name, text = "failed", type(error).__name__, str(error)[:200]
+            kind, name, text = "failed", type(error).__name__[:200], _described(error)
             base, most = _ms(policy.error_backoff), _ms(policy.error_backoff_max)
         args = (lease.token, kind, lease.key, base, most, name, text.encode(errors="replace"))
-        reply = await self.script(io, c.evalsha(c.RELEASE, self._keys(lease)[1:], *args))
-        return int(reply[1]) / 1000
+        [reply] = await self._calls.call(io, [c.evalsha(c.RELEASE, self._keys(lease)[1:], *args)])
+        return self._calls.parsed(answers.pause, reply)
 
     # Writes from outside any load.
 
     async def write_many(self, io: Port, records: list[tuple[str, Record]]) -> None:
-        """Replace records in one round trip; RemoteRefused names the first key that was refused."""
+        """Replace records in one round trip; RemoteRefused says what was wrong with the first that was refused."""
         out: list[c.Command] = []
         for key, record in records:
             packed = record.pack()
@@ -235,26 +181,28 @@ class RedisRemote:
             if not inline:
                 out.append(("SET", keys[3], packed, "PX", 60_000))
             push = int(len(packed) <= self._push_bytes)
-            args = (packed if inline else b"", record.hard_ms, push, key, self.names.invalidations, record.id)
+            hard = max(1, record.hard_ms)
+            args = (packed if inline else b"", hard, push, key, self.names.invalidations, record.id)
             out.append(c.evalsha(c.WRITE, keys, *args))
-        for reply in await self.call(io, out, retry=False):
-            self._accepted(reply)
+        for reply in await self._calls.call(io, out, retry=False):
+            self._calls.parsed(answers.done, reply)
 
     async def invalidate(self, io: Port, keys: list[str], soft: bool) -> None:
         """Invalidate keys in one round trip."""
-        n = self.names
         mode = "soft" if soft else "hard"
-        replies = await self.call(
-            io,
-            [c.evalsha(c.INVALIDATE, [n.value(k), n.lease(k), n.failure(k)], mode, k, n.invalidations) for k in keys],
-            retry=False,
-        )
-        for reply in replies:
-            self._accepted(reply)
+        commands = [
+            c.evalsha(c.INVALIDATE, self._keys(Lease(key, b"", 0.0)), mode, key, self.names.invalidations)
+            for key in keys
+        ]
+        for reply in await self._calls.call(io, commands, retry=False):
+            self._calls.parsed(answers.done, reply)
 
 
-def _text(data: Any) -> str:
-    return bytes(data).decode(errors="replace")[:200]
+def _described(error: BaseException) -> str:
+    try:
+        return str(error)[:200]
+    except Exception:  # an exception that can't say what it is
+        return ""
 
 
 def _ms(seconds: float) -> int:

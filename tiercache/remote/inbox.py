@@ -21,6 +21,8 @@ log = logging.getLogger("tiercache")
 
 IDLE = 1.0  # silence after which the connection is asked whether it lives
 PATIENCE = 3.0  # how long it may take to answer that
+LARGEST = 2**25  # bytes of a message; Redis itself drops a subscriber that is further behind
+STEADY = 2.0  # seconds after which a connection counts as one that held
 EPOCH = Message(b"", "epoch", b"")
 
 
@@ -39,10 +41,11 @@ class Slots:
 
     def close(self, slot: Slot) -> None:
         with self.lock:
-            waiting = self._slots[slot.key]
-            waiting.remove(slot)
-            if not waiting:
-                del self._slots[slot.key]
+            waiting = self._slots.get(slot.key, [])
+            if slot in waiting:  # else the process was forked meanwhile, and these are the child's slots
+                waiting.remove(slot)
+                if not waiting:
+                    del self._slots[slot.key]
 
     def put(self, key: str, message: Message) -> None:
         """A message for a key sets all of its slots."""
@@ -117,22 +120,23 @@ class Inbox:
     def _run(self) -> None:
         pause = 0.05
         while not self._closing.is_set():
+            subscribed = None
             try:
                 self._subscribe()
-            except Unanswered as error:
-                self._lost(error, subscribed=False)
-            else:
+                subscribed = time.monotonic()
+                self._listen()
+            except Exception as error:
+                if not isinstance(error, Unanswered):
+                    log.exception("The inbox failed: this is a defect of tiercache")
+                self._lost(error, subscribed=subscribed is not None)
+            if subscribed is not None and time.monotonic() - subscribed >= STEADY:
                 pause = 0.05
-                try:
-                    self._listen()
-                except Unanswered as error:
-                    self._lost(error, subscribed=True)
             self._closing.wait(pause * (0.5 + self._draw()))
             pause = min(2.0, pause * 2)
         if self._link is not None:
             self._link.close()
 
-    def _lost(self, error: Unanswered, *, subscribed: bool) -> None:
+    def _lost(self, error: Exception, *, subscribed: bool) -> None:
         link, self._link = self._link, None
         if link is not None:
             link.close()
@@ -149,10 +153,10 @@ class Inbox:
         link.send(pack("SUBSCRIBE", *self._channels), self._patience)
         deadline = time.monotonic() + self._patience
         for _ in self._channels:
-            reply = link.receive(deadline)
+            reply = link.receive(deadline, LARGEST)
             if not isinstance(reply, list):
                 raise Unanswered(f"SUBSCRIBE was refused: {reply}")
-        if self.fault is not None and self.heard:
+        if self.fault is not None:
             log.warning("The inbox is connected again")
         self.fault = None
         self._up()
@@ -173,24 +177,24 @@ class Inbox:
         while not self._closing.is_set():
             if not link.readable(IDLE):
                 link.send(pack("PING"), PATIENCE)
-                self._take(link.receive(time.monotonic() + PATIENCE))
-            else:
-                self._take(link.receive(time.monotonic() + PATIENCE))
+            self._take(link.receive(time.monotonic() + PATIENCE, LARGEST))
 
     def _take(self, reply: Any) -> None:
         if not isinstance(reply, list) or len(reply) != 3 or reply[0] != b"message":
             return  # the answer to a PING
         try:
-            parts = msgpack.unpackb(reply[2], raw=True, max_array_len=8, max_map_len=0, max_ext_len=0)
-            key = parts[0].decode()
+            words = msgpack.unpackb(reply[2], raw=True, max_array_len=8, max_map_len=0, max_ext_len=0)
+            if not all(isinstance(word, bytes) for word in words):
+                raise TypeError("not a list of strings")
+            key = words[0].decode()
             if reply[1] == self._channels[1].encode():
-                id = bytes(parts[1])
-                if len(id) not in (0, 8):
+                if len(words[1]) not in (0, 8):
                     raise ValueError("not an id")
-                self._invalid(key, id)
+                self._invalid(key, words[1])
             else:
+                message = Message(words[1], words[2].decode(), words[3])
                 self._unquiet(key)
-                self._slots.put(key, Message(bytes(parts[1]), parts[2].decode(), bytes(parts[3])))
+                self._slots.put(key, message)
         except Exception as error:  # hostile or of a newer version
             self._count("undecodable")
             log.debug("An inbox message was ignored: %s", error)

@@ -9,24 +9,26 @@ import threading
 import time
 from typing import Any
 
-import redis
-
 from tiercache.remote.resp import INCOMPLETE, Malformed, reader
 
 GRACE = 0.05  # a deadline noticed later than this was missed by us, not by Redis
 
 
 class Unanswered(Exception):
-    """No (whole) answer: connection refused or lost, deadline passed, reply too large or malformed."""
+    """No (whole) answer: connection refused or lost, deadline passed, reply too large or malformed.
 
-    def __init__(self, why: str, *, oversized: bool = False) -> None:
+    `oversized`: Redis answers, but with too much. `ours`: Redis was not even asked.
+    """
+
+    def __init__(self, why: str, *, oversized: bool = False, ours: bool = False) -> None:
         super().__init__(why)
         self.oversized = oversized
+        self.ours = ours
 
 
 def allowance(size: int) -> float:
     """Seconds that a call may take beyond its base for the size of what it moves: 10 ms per started 100 kB."""
-    return 0.01 * (size // 100_000)
+    return 0.01 * -(-size // 100_000)
 
 
 class Link:
@@ -36,10 +38,13 @@ class Link:
         self._connection = address.connection(connect_timeout)
         try:
             self._connection.connect()
-        except (redis.RedisError, OSError) as error:
+        except Exception as error:  # besides its own and the system's: names that are none, certificates, providers
+            self._connection.disconnect()
             raise Unanswered(f"can't connect: {_safe(error)}") from None
         self._socket: socket.socket = self._connection._sock
         self._reader = reader()
+        self._poller = select.poll()
+        self._poller.register(self._socket, select.POLLIN)
 
     def send(self, packed: bytes, timeout: float) -> None:
         self._socket.settimeout(timeout)
@@ -85,9 +90,7 @@ class Link:
         """Wait until something can be received."""
         if self._reader.has_data() or getattr(self._socket, "pending", int)():
             return True
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
-        return bool(poller.poll(timeout * 1000))
+        return bool(self._poller.poll(timeout * 1000))
 
     def interrupt(self) -> None:
         """Make a blocked `receive` of another thread end now."""
@@ -107,37 +110,45 @@ class Links:
         self._address = address
         self._connect_timeout = connect_timeout
         self._limit = limit
-        self._places = threading.BoundedSemaphore(most)
         self._most = most
-        self._idle: list[Link] = []
         self.closed = False
+        self._idle: list[Link] = []
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """In the child: close the copies of the parent's sockets and start with none."""
+        while self._idle:
+            self._idle.pop().close()
+        self._given = threading.Condition()
+        # Guarded by _given.
+        self._made = 0  # connections that are idle or in use
+        self._wanted = 0  # threads that wait for one
 
     def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
-        """Send in one write and read that many replies; raises Unanswered."""
-        deadline = time.monotonic() + timeout
-        if not self._places.acquire(timeout=timeout):
-            raise Unanswered("every connection is busy")
-        link = None
+        """Send in one write and read that many replies; raises Unanswered.
+
+        `timeout` bounds the wait for a connection and, once there is one, the call, which gets more for large data.
+        """
+        link = self._take(timeout)
         try:
-            link = self._take(min(self._connect_timeout, timeout))
-            link.send(packed, max(0.0001, deadline - time.monotonic()) + allowance(len(packed)))
-            size = len(packed)
+            deadline = time.monotonic() + timeout
+            moved = len(packed)
+            link.send(packed, timeout + allowance(moved))
             out = []
             for _ in range(replies):
-                out.append(link.receive(deadline, self._limit, size))
-                size += len(out[-1]) if isinstance(out[-1], bytes) else 0
-            self._give(link)
-            link = None
-            return out
-        finally:
-            self._places.release()
-            if link is not None:  # a connection with a half-read reply is never used again
-                link.close()
-                self.drop_idle()
+                reply = link.receive(deadline, self._limit, moved)
+                moved += len(reply) if type(reply) is bytes else 0
+                out.append(reply)
+        except BaseException:  # a connection with a half-read reply is never used again
+            self._lose(link)
+            self.drop_idle()
+            raise
+        self._idle.append(link)
+        if self._wanted or self.closed:
+            self._tell()
+        return out
 
     def _take(self, timeout: float) -> Link:
-        if self.closed:
-            raise Unanswered("the cache is closed")
         while self._idle:
             try:
                 link = self._idle.pop()
@@ -145,11 +156,37 @@ class Links:
                 break
             if not link.readable(0):  # else it was closed, or has an answer that nobody asked for
                 return link
-            link.close()
-        return Link(self._address, timeout)
+            self._lose(link)
+        with self._given:
+            self._wanted += 1
+            try:
+                free = self._given.wait_for(lambda: self._idle or self._made < self._most, timeout)
+            finally:
+                self._wanted -= 1
+            if self.closed:
+                raise Unanswered("the cache is closed", ours=True)
+            if not free:
+                raise Unanswered("every connection is busy", ours=True)
+            made = self._made < self._most
+            self._made += made
+        if not made:  # one was given back, and may be gone again
+            return self._take(timeout)
+        try:
+            return Link(self._address, self._connect_timeout)
+        except BaseException:
+            self._lose(None)
+            raise
 
-    def _give(self, link: Link) -> None:
-        self._idle.append(link)
+    def _lose(self, link: Link | None) -> None:
+        if link is not None:
+            link.close()
+        with self._given:
+            self._made -= 1
+            self._given.notify()
+
+    def _tell(self) -> None:
+        with self._given:
+            self._given.notify()
         if self.closed:
             self.drop_idle()
 
@@ -160,16 +197,11 @@ class Links:
                 link = self._idle.pop()
             except IndexError:
                 return
-            link.close()
+            self._lose(link)
 
     def close(self) -> None:
         self.closed = True
         self.drop_idle()
-
-    def after_fork(self) -> None:
-        """In the child: close the copies of the parent's sockets and start with none."""
-        self.drop_idle()
-        self._places = threading.BoundedSemaphore(self._most)
 
 
 def _safe(error: BaseException) -> str:

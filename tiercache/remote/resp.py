@@ -57,7 +57,19 @@ def reader() -> Any:
     """
     if hiredis is None:
         return Reader()
-    return hiredis.Reader(protocolError=Malformed, replyError=Refusal, notEnoughData=INCOMPLETE)
+    return FastReader(protocolError=Malformed, replyError=Refusal, notEnoughData=INCOMPLETE)
+
+
+if hiredis is not None:
+
+    class FastReader(hiredis.Reader):
+        """Hiredis, which has other errors too for what it can't build."""
+
+        def gets(self) -> Any:  # type: ignore[override]
+            try:
+                return super().gets()
+            except (MemoryError, TypeError) as error:
+                raise Malformed(f"not RESP2: {type(error).__name__}") from None
 
 
 class Reader:

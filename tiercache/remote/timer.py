@@ -79,8 +79,9 @@ class Timer:
 
     def _wake(self) -> None:
         if self._thread is None and (self._held or self._abandoned):
-            self._thread = threading.Thread(target=self._run, name="tiercache-timer", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="tiercache-timer", daemon=True)
+            thread.start()
+            self._thread = thread
         self.changed.notify()
 
     def _run(self) -> None:
@@ -96,13 +97,12 @@ class Timer:
                 overdue = [lease for lease in self._held.values() if lease.ends <= now]
                 for lease in overdue:
                     del self._held[lease.token]
-            for lease in abandoned:
-                self._release(lease)
-            for lease in overdue:
-                if lease.overdue is not None:
-                    lease.overdue()
             if due:
                 self._renew(due)
+            for lease in overdue:
+                self._give_up(lease)
+            for lease in abandoned:
+                self._release(lease)
             if closing:
                 return
 
@@ -126,6 +126,13 @@ class Timer:
                     lease.lost = True
                     self._count("leases_lost")
                     log.warning("The lease of %r was lost while its loader ran", lease.key)
+
+    def _give_up(self, lease: Lease) -> None:
+        if lease.overdue is not None:
+            try:
+                lease.overdue()
+            except Exception:  # it may run code of the user's, and other leases are still to be renewed
+                log.exception("Giving up the overdue load of %r failed", lease.key)
 
     def _release(self, lease: Lease) -> None:
         try:
