@@ -1,6 +1,8 @@
 """Tier 2 by itself, for tests: the remote of one process, and an ear on any inbox."""
 
 import os
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from tiercache.remote.breaker import Breaker
 from tiercache.remote.client import RedisRemote
 from tiercache.remote.commands import Names
 from tiercache.remote.links import Links
+from tiercache.remote.resp import INCOMPLETE, Reader
 
 
 class Io:
@@ -111,3 +114,59 @@ class Ear:
 
     def close(self) -> None:
         self._pubsub.close()
+
+
+class FakeRedis:
+    """A server that answers what it is told: bytes, or None to close the connection. It logs no one in."""
+
+    def __init__(self, answer: Callable[[list[bytes]], bytes | None]) -> None:
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.accepted = 0
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            self._open.append(connection)
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        reader = Reader()
+        try:
+            with connection:
+                while data := connection.recv(65536):
+                    reader.feed(data)
+                    while (command := reader.gets()) is not INCOMPLETE:
+                        reply = b"+OK\r\n" if command[0] == b"CLIENT" else self._answer(command)
+                        if reply is None:
+                            return
+                        connection.sendall(reply)
+        except OSError:
+            pass  # the other side, or `close`, was faster
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._open:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # closed already
+        for thread in self._threads:
+            thread.join(10)
+
+    def __enter__(self) -> "FakeRedis":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -3,6 +3,7 @@
 The private attributes of redis-py that tiercache touches are all in this file and in `aio_link.py`.
 """
 
+import math
 import select
 import socket
 import threading
@@ -149,18 +150,34 @@ class Links:
         return out
 
     def _take(self, timeout: float) -> Link:
-        while self._idle:
-            try:
-                link = self._idle.pop()
-            except IndexError:
+        deadline = math.inf
+        while True:
+            while self._idle:
+                try:
+                    link = self._idle.pop()
+                except IndexError:
+                    break
+                if not link.readable(0):  # else it was closed, or has an answer that nobody asked for
+                    return link
+                self._lose(link)
+            now = time.monotonic()
+            deadline = min(deadline, now + timeout)
+            if now > deadline:  # others took whatever was given back
+                raise Unanswered("every connection is busy", ours=True)
+            if self._may_make(deadline - now):
                 break
-            if not link.readable(0):  # else it was closed, or has an answer that nobody asked for
-                return link
-            self._lose(link)
+        try:
+            return Link(self._address, self._connect_timeout)
+        except BaseException:
+            self._lose(None)
+            raise
+
+    def _may_make(self, timeout: float) -> bool:
+        """Wait for a connection. True: make one; False: one was given back, and may be gone again."""
         with self._given:
             self._wanted += 1
             try:
-                free = self._given.wait_for(lambda: self._idle or self._made < self._most, timeout)
+                free = self._given.wait_for(lambda: self.closed or self._idle or self._made < self._most, timeout)
             finally:
                 self._wanted -= 1
             if self.closed:
@@ -169,13 +186,7 @@ class Links:
                 raise Unanswered("every connection is busy", ours=True)
             made = self._made < self._most
             self._made += made
-        if not made:  # one was given back, and may be gone again
-            return self._take(timeout)
-        try:
-            return Link(self._address, self._connect_timeout)
-        except BaseException:
-            self._lose(None)
-            raise
+            return made
 
     def _lose(self, link: Link | None) -> None:
         if link is not None:

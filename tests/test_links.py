@@ -1,0 +1,274 @@
+"""Connections for threads, and the addresses they are made from."""
+
+import itertools
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from redis_server import RedisServer
+from tier2 import FakeRedis
+
+from tiercache.remote import links as module
+from tiercache.remote.address import Address
+from tiercache.remote.links import Link, Links, Unanswered, allowance
+from tiercache.remote.resp import Refusal, pack, pack_all
+
+PING = pack("PING")
+
+
+@pytest.fixture
+def make_links() -> Iterator[Callable[..., Links]]:
+    made = []
+
+    def make(url: str, limit: int = 2**20, most: int = 16, connect_timeout: float = 5.0) -> Links:
+        made.append(Links(Address(url, None), connect_timeout, limit, most))
+        return made[-1]
+
+    yield make
+    for links in made:
+        links.close()
+
+
+def test_replies_come_in_the_order_of_their_commands(make_links: Any, redis_server: RedisServer) -> None:
+    """Several commands in one write; an error reply stands in its place."""
+    links = make_links(redis_server.url)
+    packed = pack_all([("ECHO", "a"), ("NOSUCH",), ("ECHO", b"\x00\xff")])
+    first, error, last = links.exchange(packed, 3, 5)
+    assert (first, last) == (b"a", b"\x00\xff")
+    assert isinstance(error, Refusal)
+
+
+def test_fifty_threads_each_get_their_own_answer(make_links: Any, redis_server: RedisServer) -> None:
+    """They share few connections, which live on from call to call."""
+    links = make_links(redis_server.url, most=4)
+    with redis_server.client() as client:
+        before = int(client.info()["total_connections_received"])
+        together = threading.Barrier(50)
+
+        def work(n: int) -> None:
+            together.wait(30)
+            for i in range(40):
+                word = b"%d/%d" % (n, i)
+                assert links.exchange(pack_all([("ECHO", word), ("ECHO", b"x" * n)]), 2, 30) == [word, b"x" * n]
+
+        with ThreadPoolExecutor(50) as pool:
+            assert list(pool.map(work, range(50))) == [None] * 50
+        assert int(client.info()["total_connections_received"]) - before <= 4
+
+
+def test_a_thread_whose_connection_is_snatched_away_does_not_wait_longer_than_it_may(make_links: Any) -> None:
+    """However often one is given back and taken by a faster thread, the wait ends in time."""
+    with FakeRedis(lambda command: b"+OK\r\n") as server:
+        links = make_links(server.url, most=1)
+        links._made = 1  # it is in use
+        times = itertools.count()
+
+        class Snatched(list[Link]):
+            def __bool__(self) -> bool:
+                return next(times) % 2 == 1  # nothing here; one was given back; it is gone again
+
+        links._idle = Snatched()
+        began = time.monotonic()
+        with pytest.raises(Unanswered, match="busy"):
+            links.exchange(PING, 1, 0.05)
+        assert time.monotonic() - began < 10
+        links._idle = []
+
+
+def test_threads_beyond_the_last_connection_wait_and_are_told(make_links: Any) -> None:
+    """No place within the timeout is our own fault, not Redis's; the place is there again afterwards."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(command: list[bytes]) -> bytes:
+        asked.set()
+        assert go_on.wait(30)
+        return b"+PONG\r\n"
+
+    with FakeRedis(answer) as server, ThreadPoolExecutor(1) as pool:
+        links = make_links(server.url, most=1)
+        slow = pool.submit(links.exchange, PING, 1, 30)
+        assert asked.wait(30)
+        with pytest.raises(Unanswered, match="busy") as busy:
+            links.exchange(PING, 1, 0.01)
+        assert busy.value.ours
+        go_on.set()
+        assert slow.result(30) == [b"PONG"]
+        assert links.exchange(PING, 1, 30) == [b"PONG"]
+
+
+@pytest.mark.parametrize(
+    "first", [b"$10\r\nhalf", None, b"no such thing\r\n", b"$100000\r\n" + b"x" * 100_000, b""],
+    ids=["half a reply", "closed", "malformed", "too large", "silence"],
+)  # fmt: skip
+def test_a_connection_without_a_whole_reply_is_never_used_again(make_links: Any, first: bytes | None) -> None:
+    """The next caller gets the answer to its own question, on a new connection."""
+    replies = [first]
+    with FakeRedis(lambda command: replies.pop() if replies else b"+mine\r\n") as server:
+        links = make_links(server.url, limit=50_000)
+        with pytest.raises(Unanswered) as lost:
+            links.exchange(PING, 1, 0.2)
+        assert lost.value.oversized == (first is not None and len(first) > 50_000)
+        assert not lost.value.ours
+        assert links.exchange(PING, 1, 30) == [b"mine"]
+        assert server.accepted == 2
+
+
+def test_an_answer_that_nobody_asked_for_ends_the_connection(make_links: Any) -> None:
+    """A surplus reply is nobody's answer."""
+    with FakeRedis(lambda command: b"+1\r\n+2\r\n" if command == [b"TWICE"] else b"+mine\r\n") as server:
+        links = make_links(server.url)
+        assert links.exchange(pack("TWICE"), 1, 30) == [b"1"]
+        assert links.exchange(PING, 1, 30) == [b"mine"]
+        assert server.accepted == 2
+
+
+def test_connections_that_the_server_closed_are_noticed_before_they_are_used(
+    make_links: Any, redis_server: RedisServer
+) -> None:
+    """A call after a restart does not fail for it."""
+    with RedisServer() as server:
+        links = make_links(server.url)
+        assert links.exchange(PING, 1, 5) == [b"PONG"]
+        server.restart()
+        assert links.exchange(PING, 1, 5) == [b"PONG"]
+
+
+def test_one_dead_connection_takes_the_idle_ones_with_it(make_links: Any) -> None:
+    """So that the retry is on a new one: connections through a dead host die together and in silence."""
+    dead, entered = threading.Event(), threading.Barrier(3)
+
+    def answer(command: list[bytes]) -> bytes:
+        if command == [b"TOGETHER"]:
+            entered.wait(30)
+        return b"" if dead.is_set() and server.accepted <= 3 else b"+OK\r\n"
+
+    with FakeRedis(answer) as server, ThreadPoolExecutor(3) as pool:
+        links = make_links(server.url)
+        for future in [pool.submit(links.exchange, pack("TOGETHER"), 1, 30) for _ in range(3)]:
+            assert future.result(30) == [b"OK"]
+        dead.set()
+        with pytest.raises(Unanswered):
+            links.exchange(PING, 1, 0.05)
+        assert links.exchange(PING, 1, 30) == [b"OK"]
+        assert server.accepted == 4
+
+
+def test_a_refused_connection_is_unanswered_at_once(make_links: Any) -> None:
+    """The text names the address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(Unanswered, match=f"can't connect.*{port}"):
+        make_links(f"redis://:se-cret@127.0.0.1:{port}").exchange(PING, 1, 5)
+
+
+def test_a_server_that_hangs_is_unanswered_within_the_connect_timeout(make_links: Any) -> None:
+    """The kernel accepts for a stopped server; the handshake does not end."""
+    with RedisServer() as server:
+        links = make_links(server.tcp_url, connect_timeout=0.2)
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            with pytest.raises(Unanswered, match="can't connect"):
+                links.exchange(PING, 1, 0.1)
+            assert time.monotonic() - began < 5
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        assert links.exchange(PING, 1, 30) == [b"PONG"]
+
+
+def test_a_name_that_is_none_is_unanswered(make_links: Any) -> None:
+    """Errors of any kind while connecting are one kind for the caller."""
+    with pytest.raises(Unanswered, match="can't connect"):
+        make_links("redis://a..b").exchange(PING, 1, 5)
+
+
+def test_large_data_gets_more_time() -> None:
+    """10 ms per started 100 kB."""
+    assert [allowance(size) for size in (0, 1, 100_000, 100_001, 2_000_000)] == [0, 0.01, 0.01, 0.02, 0.2]
+
+
+def test_closed_links_answer_nobody_and_keep_no_connection(make_links: Any, redis_server: RedisServer) -> None:
+    """Also the one that was in use while they were closed."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(command: list[bytes]) -> bytes:
+        asked.set()
+        assert go_on.wait(30)
+        return b"+OK\r\n"
+
+    with FakeRedis(answer) as server, ThreadPoolExecutor(1) as pool:
+        links = make_links(server.url)
+        running = pool.submit(links.exchange, PING, 1, 30)
+        assert asked.wait(30)
+        links.close()
+        go_on.set()
+        assert running.result(30) == [b"OK"]
+        assert links._idle == []
+        with pytest.raises(Unanswered, match="closed") as closed:
+            links.exchange(PING, 1, 30)
+        assert closed.value.ours
+
+
+class LateSocket:
+    """A socket whose thread was starved: `recv` times out late, and the answer is there on the second look."""
+
+    def __init__(self, late: float, clock: list[float], found: bytes) -> None:
+        self.late, self.clock, self.found = late, clock, found
+        self.looks = 0
+
+    def fileno(self) -> int:
+        return 0
+
+    def settimeout(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def recv(self, size: int) -> bytes:
+        self.looks += 1
+        if self.looks == 1:
+            self.clock[0] += self.seconds + self.late
+            raise TimeoutError
+        if not self.found:
+            raise TimeoutError
+        return self.found
+
+
+class Given:
+    """An address whose connection has a socket already."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+
+    def connection(self, connect_timeout: float) -> "Given":
+        return self
+
+    def connect(self) -> None:
+        pass
+
+    def disconnect(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("late", "found", "answered"),
+    [(0.2, b"+OK\r\n", True), (0.2, b"", False), (0.01, b"+OK\r\n", False)],
+    ids=["late and there", "late and not there", "in time"],
+)
+def test_a_deadline_noticed_late_gets_one_more_look(
+    monkeypatch: pytest.MonkeyPatch, late: float, found: bytes, answered: bool
+) -> None:
+    """A starved thread is no failure of Redis; a deadline noticed in time is one."""
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    sock = LateSocket(late, clock, found)
+    link = Link(Given(sock), 1.0)
+    if answered:
+        assert link.receive(100.1) == b"OK"
+    else:
+        with pytest.raises(Unanswered):
+            link.receive(100.1)
+    assert sock.looks == (1 if late < module.GRACE else 2)
