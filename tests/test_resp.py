@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tiercache.remote import resp
@@ -47,6 +47,7 @@ leaves = st.one_of(
 replies = st.lists(st.recursive(leaves, lambda inner: st.lists(inner, max_size=4), max_leaves=8), max_size=6)
 
 
+@example([-(2**63), 2**63 - 1], [])
 @given(replies, st.lists(st.integers(1, 40), max_size=30))
 def test_replies_come_out_whole_however_they_were_cut(expected: list[Any], sizes: list[int]) -> None:
     """Every way of receiving the bytes gives the same replies in the same order, and nothing more."""

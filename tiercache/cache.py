@@ -2,9 +2,9 @@
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 from tiercache import flow
 from tiercache.blocking import run
@@ -74,7 +74,7 @@ class Cache(Face, Decorators):
         around_load: Callable[[], AbstractContextManager[Any]] | None = None,
     ) -> None:
         check_settings(
-            policy=policy, max_entries=max_entries, max_bytes=max_bytes, weigh=weigh, store=store,
+            policy=policy, max_entries=max_entries, max_bytes=max_bytes, weigh=weigh, store=store, codec=codec,
             max_value_bytes=max_value_bytes, push_bytes=push_bytes, compress=compress, compress_above=compress_above,
             connect_timeout=connect_timeout, call_timeout=call_timeout, call_budget=call_budget,
             refresh_concurrency=refresh_concurrency, around_load=around_load,
@@ -168,6 +168,12 @@ class Cache(Face, Decorators):
         """
         return self._load(key, loader, self._derive(ttl, policy), FORCE)  # type: ignore[no-any-return]
 
+    @overload
+    async def arefresh(
+        self, key: str, loader: Callable[[], Awaitable[T]], *, ttl: float | None = None, **policy: Any
+    ) -> T: ...
+    @overload
+    async def arefresh(self, key: str, loader: Callable[[], T], *, ttl: float | None = None, **policy: Any) -> T: ...
     async def arefresh(self, key: str, loader: Callable[[], Any], *, ttl: float | None = None, **policy: Any) -> Any:
         """Awaitable `refresh`."""
         return await self._aload(key, loader, self._derive(ttl, policy), FORCE)

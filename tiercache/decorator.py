@@ -132,7 +132,7 @@ class CachedCoroutineFunction(CachedFunction[P, T]):
     async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> T:  # type: ignore[override]
         """Load the value for these arguments now, as `Cache.arefresh`."""
         loader = self._loader(args, kwargs)
-        return await self._cache.arefresh(self._maker(args, kwargs), loader, **self._policy)  # type: ignore[no-any-return]
+        return await self._cache.arefresh(self._maker(args, kwargs), loader, **self._policy)
 
     def _load(self, key: str, loader: Callable[[], Any]) -> Any:
         awaitable: Any = self._cache.aget_or_load(key, loader, **self._policy)

@@ -62,7 +62,7 @@ def _refuse(value: object) -> NoReturn:
 
 
 def _name(named: Any) -> str:
-    return f"{named.__module__}.{named.__qualname__}".translate(_NAME_ESCAPES)
+    return f"{getattr(named, '__module__', None)}.{named.__qualname__}".translate(_NAME_ESCAPES)
 
 
 _ATOMS: dict[type, Callable[[Any], str]] = {

@@ -15,8 +15,10 @@ def check_settings(**given: Any) -> None:
     """PolicyError or TypeError, naming the field, for a setting outside its range."""
     if given["policy"] is not None and not isinstance(given["policy"], Policy):
         raise TypeError(f"policy must be a Policy, not {type(given['policy']).__name__}")
-    if given["store"] is not None and not isinstance(given["store"], cachetools.Cache):
-        raise TypeError(f"store must be a cachetools.Cache, not {type(given['store']).__name__}")
+    _store(given["store"], given["max_bytes"])
+    codec = given["codec"]
+    if codec is not None and not all(hasattr(codec, name) for name in ("id", "encode", "decode")):
+        raise TypeError(f"codec must have id, encode and decode (see tiercache.Codec); {type(codec).__name__} has not")
     for name in ("max_entries", "max_value_bytes", "refresh_concurrency"):
         _whole(name, given[name], least=1)
     for name in ("push_bytes", "compress_above"):
@@ -32,9 +34,22 @@ def check_settings(**given: Any) -> None:
     compress(b"", given["compress"], 0)  # PolicyError where its library is not installed
 
 
+def _store(store: Any, max_bytes: int | None) -> None:
+    if store is None:
+        return
+    if not isinstance(store, cachetools.Cache):
+        raise TypeError(f"store must be a cachetools.Cache, not {type(store).__name__}")
+    if len(store):
+        raise PolicyError("store: must be empty; the cache puts entries of its own into it")
+    if max_bytes is not None:
+        raise PolicyError("max_bytes: a store bounds itself; give its maxsize and getsizeof instead")
+
+
 def _whole(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least or value >= 2**31:
-        raise PolicyError(f"{name}={value!r}: must be a whole number from {least} to 2**31 - 1")
+        huge = isinstance(value, int) and abs(value) >= 2**31  # perhaps too long to be written out
+        shown = "a larger int" if huge else repr(value)
+        raise PolicyError(f"{name}={shown}: must be a whole number from {least} to 2**31 - 1")
 
 
 def weigher(weigh: Callable[[Any], int] | None, max_bytes: int | None) -> Callable[[Any, int], int]:

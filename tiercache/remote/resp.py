@@ -114,7 +114,8 @@ class Reader:
             return rest
         if kind == b"-":
             return Refusal(rest.decode(errors="replace"))
-        number = int(rest) if rest.removeprefix(b"-").isdigit() and len(rest) < 20 else None
+        digits = rest.removeprefix(b"-")
+        number = int(rest) if digits.isdigit() and len(digits) < 20 else None
         if number is not None and kind == b":":
             return number
         if number is not None and kind == b"$" and number >= -1:
