@@ -13,7 +13,7 @@ flags = ["-O0", "-g", "-UNDEBUG"] if debug else ["-O2"]
 
 extensions = [
     Extension(f"tiercache.local.{name}", [f"tiercache/local/{name}.pyx"], extra_compile_args=flags)
-    for name in ("xfetch", "flight", "lru", "table", "face")
+    for name in ("xfetch", "store", "lru", "foreign", "flight", "table", "ready", "face")
 ]
 for extension in extensions:
     extension.cython_c_in_temp = True

@@ -8,7 +8,7 @@ from pathlib import Path
 SCRIPTS = {
     f"tiercache/remote/scripts/{name}.lua" for name in ("acquire", "commit", "invalidate", "release", "renew", "write")
 }
-STUBS = {f"tiercache/local/{name}.pyi" for name in ("face", "flight", "lru", "table", "xfetch")}
+STUBS = {f"tiercache/local/{name}.pyi" for name in ("face", "flight", "lru", "ready", "store", "table", "xfetch")}
 
 
 def main(folder: Path) -> None:

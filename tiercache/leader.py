@@ -108,12 +108,18 @@ class Leader:
             table.settle(self.flight, AGAIN)
             self._abandon()
             raise
+        if fill is None:
+            self._rest()  # before the next caller can start another refresh
         table.settle(self.flight, AGAIN if self.private else outcome, fill)
-        if self.quiet and not self.flight.cut:
-            table.quiet(self.key, self.node.now() + self.quiet, self.node.now())
-        elif self.serves_read and not self.flight.early and self.flight.mode == LOAD:
+        if fill is not None:
+            self._rest()
+        if not self.quiet and self.serves_read and not self.flight.early and self.flight.mode == LOAD:
             self._refresh_if_due()
         return outcome
+
+    def _rest(self) -> None:
+        if self.quiet and not self.flight.cut:
+            self.node.table.quiet(self.key, self.node.now() + self.quiet, self.node.now())
 
     def _abandon(self) -> None:
         # Gives the lease back from another thread: nothing may be awaited on these ways out.

@@ -1,17 +1,19 @@
 """The compiled face of a cache: it answers hits, and hands everything else, unread, to a Python method."""
 cimport cython
-from cpython.exc cimport PyErr_SetObject
-from cpython.ref cimport Py_INCREF, PyObject
+from cpython.ref cimport PyObject
+from cpython.unicode cimport PyUnicode_READ_CHAR
 
-from collections.abc import Coroutine
-
-from tiercache.local cimport clock
+from tiercache.local.clock cimport monotonic as read_clock
+from tiercache.local.ready cimport ready
 from tiercache.local.table cimport Table
 
 
 def monotonic():
     """Seconds of the monotonic clock that tier 1 reads."""
-    return clock.monotonic()
+    return read_clock()
+
+
+cdef object MISSING = object()
 
 
 cdef class Face:
@@ -21,23 +23,31 @@ cdef class Face:
     cdef object clock                 # None: the C clock
     cdef bint copies                  # every caller gets a copy: no value leaves by the short way
 
-    def __init__(self, Table table, clock=None, bint copies=False):
+    def __init__(self, Table table not None, clock=None, bint copies=False):
         self.table = table
         self.clock = clock
         self.copies = copies
 
     cdef inline double now(self) except? -1.0:
-        return clock.monotonic() if self.clock is None else self.clock()
+        return read_clock() if self.clock is None else self.clock()
 
-    cdef inline object hit(self, key, default):
-        # The value of a plain hit, else `default`.
+    cdef inline object look(self, str key, default):
+        # The value of a plain hit on a key of the table, else `default`.
         cdef Table table = self.table
         cdef PyObject* value
-        if type(key) is not str or self.copies:
+        cdef double now
+        if table is None or self.copies:
             return default
+        now = self.now()
         with cython.critical_section(table):
-            value = table.hit(<str>key, self.now())
+            value = table.hit(key, now)
             return default if value == NULL else <object>value
+
+    cdef inline object hit(self, key, default):
+        # The same for a user's key. Those with a # are not what the table has: there it stands before a digest.
+        if type(key) is not str or PyUnicode_READ_CHAR(key, 0) == c"#":
+            return default
+        return self.look(<str>key, default)
 
     def get(self, key, default=None):
         """The cached value of `key`, else `default`; runs no loader and waits for none."""
@@ -58,14 +68,14 @@ cdef class Face:
     def aget(self, key, default=None):
         """Awaitable `get`."""
         value = self.hit(key, MISSING)
-        return self._aget(key, default) if value is MISSING else Ready(value)
+        return self._aget(key, default) if value is MISSING else ready(value)
 
     def aget_or_load(self, key, loader, *, ttl=None, **policy):
         """Awaitable `get_or_load`; `loader` may be a coroutine function or any other callable."""
         if not (policy and "copy" in policy):
             value = self.hit(key, MISSING)
             if value is not MISSING:
-                return Ready(value)
+                return ready(value)
         return self._aget_or_load(key, loader, ttl, policy)
 
 
@@ -82,7 +92,7 @@ cdef class Call:
     cdef bint awaited
     cdef dict __dict__
 
-    def __init__(self, Face face, bint awaited, Py_ssize_t bound):
+    def __init__(self, Face face not None, bint awaited, Py_ssize_t bound):
         self.face = face
         self.awaited = awaited
         self.bound = bound
@@ -100,17 +110,17 @@ cdef class Call:
         return args
 
     def __call__(self, *args, **kwargs):
-        if not kwargs and not self.face.copies:
+        if not kwargs:
             alias = Call.alias(args)
             if alias is not None:
                 key = self.aliases.get(alias)
                 if key is not None:
-                    value = self.face.hit(key, MISSING)
+                    value = self.face.look(key, MISSING)
                     if value is not MISSING:
-                        return Ready(value) if self.awaited else value
+                        return ready(value) if self.awaited else value
         return self._call(args, kwargs)
 
-    def _remember(self, tuple args, dict kwargs, str key):
+    def _remember(self, tuple args not None, dict kwargs, str key):
         # Let these arguments lead to `key` from now on, if they can.
         if not kwargs:
             alias = Call.alias(args)
@@ -118,68 +128,3 @@ cdef class Call:
                 if len(self.aliases) >= self.bound:
                     self.aliases = {}
                 self.aliases[alias] = key
-
-
-cdef object MISSING = object()
-
-
-@cython.final
-@cython.freelist(64)
-cdef class Ready:
-    """An awaitable that already has its value; it can be awaited, gathered and made a task of."""
-
-    cdef object value
-
-    def __cinit__(self, value):
-        self.value = value
-
-    def __await__(self):
-        return self
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        raise StopIteration(self.value)
-
-    def send(self, value):
-        raise StopIteration(self.value)
-
-    def throw(self, kind, value=None, traceback=None):
-        raise kind if value is None else value
-
-    def close(self):
-        pass
-
-
-Coroutine.register(Ready)
-
-
-# `await` reaches a coroutine's value through one of two C slots: am_send (3.11, and asyncio's Task) and
-# tp_iternext. Python-level methods would build a traceback for each hit, so both are filled in by hand.
-cdef extern from "Python.h":
-    ctypedef enum SendResult "PySendResult":
-        PYGEN_RETURN
-    ctypedef struct AsyncSlots "PyAsyncMethods":
-        void* am_send
-    ctypedef struct Slots "PyTypeObject":
-        AsyncSlots* tp_as_async
-        void* tp_iternext
-
-
-cdef SendResult ready_send(PyObject* self, PyObject* sent, PyObject** result) noexcept:
-    result[0] = <PyObject*>(<Ready>self).value
-    Py_INCREF((<Ready>self).value)
-    return PYGEN_RETURN
-
-
-cdef PyObject* ready_next(PyObject* self) noexcept:
-    value = (<Ready>self).value
-    if isinstance(value, (tuple, BaseException)):
-        value = StopIteration(value)  # SetObject alone would take these for the exception's own arguments
-    PyErr_SetObject(StopIteration, value)
-    return NULL
-
-
-(<Slots*>Ready).tp_as_async.am_send = <void*>ready_send
-(<Slots*>Ready).tp_iternext = <void*>ready_next

@@ -1,10 +1,11 @@
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, final
 
-from tiercache.local.lru import Entry
+from tiercache.local.store import Entry
 
 W = TypeVar("W", bound=Callable[[], object])
 
+@final
 class Flight:
     key: str
     mode: int
@@ -15,6 +16,6 @@ class Flight:
     outcome: Any
     on_loop: bool
     cancel: Callable[[], object] | None
-    def __init__(self, key: str, mode: int = 0, early: bool = False, seen: Entry | None = None) -> None: ...
+    def __new__(cls, key: str, mode: int = 0, early: bool = False, seen: Entry | None = None) -> Self: ...
     def follow(self, who: Hashable, waker: W) -> W | None: ...
     def leave(self) -> None: ...

@@ -2,12 +2,14 @@
 cimport cython
 from cpython.dict cimport PyDict_SetDefault
 
+from tiercache.local.store cimport Entry
+
 
 @cython.final
 cdef class Flight:
     """One load (or read) of one key in this process; its callers share the outcome."""
 
-    def __cinit__(self, str key, int mode=0, bint early=False, Entry seen=None):
+    def __cinit__(self, str key not None, int mode=0, bint early=False, Entry seen=None):
         self.key = key
         self.mode = mode
         self.early = early
@@ -26,8 +28,9 @@ cdef class Flight:
         with cython.critical_section(self):
             if self.settled:
                 return None
+            registered = <object>PyDict_SetDefault(self.wakers, who, waker)
             self.waiters += 1
-            return <object>PyDict_SetDefault(self.wakers, who, waker)
+            return registered
 
     def leave(self):
         """One caller stops waiting; the last one to leave a running flight cancels it."""
@@ -37,16 +40,39 @@ cdef class Flight:
             if self.waiters == 0 and not self.settled:
                 cancel = self.cancel
         if cancel is not None:
-            cancel()
+            try:
+                cancel()
+            except Exception:  # a closed loop: nothing runs there any more
+                pass
 
-    cdef list finish(self, object outcome):
+    cdef dict finish(self, object outcome, list dropped):
         # None if it was settled before; else the wakers, to be called outside every lock.
         with cython.critical_section(self):
             if self.settled:
                 return None
             self.outcome = outcome
             self.settled = True
-            wakers = list(self.wakers.values())
-            self.wakers = {}
+            dropped.append(self.cancel)
             self.cancel = None
+            wakers, self.wakers = self.wakers, None
             return wakers
+
+
+cdef Py_ssize_t wake(dict wakers) except -1:
+    # Call every waker; how many could not be called.
+    cdef list left = list(wakers.values())
+    cdef Py_ssize_t dead = 0
+    interrupt = None
+    while left:
+        waker = left.pop()
+        try:
+            waker()
+        except Exception:  # a closed loop: nobody is left to wake there
+            dead += 1
+        except BaseException as error:  # Ctrl-C, perhaps before the waker had done anything: once more
+            if interrupt is None:
+                left.append(waker)
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
+    return dead

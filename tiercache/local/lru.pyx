@@ -1,64 +1,47 @@
 """The recency list of tier 1: a dict that owns the entries and raw links between them.
 
-Rules. The table's lock guards everything here. A reference is dropped only after the list is whole again,
-because a value's `__del__` may run any code: `take`, `put` and `clear` hand what they removed to the caller.
-Entries are not tracked by the garbage collector (16 bytes and a visit each); `LRU` visits their values itself,
-so a value that refers back to its cache is still collected.
+Rules. The table's lock guards everything here, and on a GIL build that is the GIL: nothing here runs Python code
+or allocates what the garbage collector tracks (on 3.11 an allocation may collect, and finalizers run anybody's
+code). So references are not dropped but handed out in `dropped`, because a value's `__del__` may do anything.
+Entries are not tracked by the collector (16 bytes and a visit each); `LRU` visits their values itself, so a value
+that refers back to its cache is still collected.
 """
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.ref cimport PyObject
 
-
-@cython.final
-@cython.no_gc
-cdef class Entry:
-    """A value in tier 1 with its three ends (monotonic seconds): verify, fresh, hard."""
-
-    def __cinit__(
-        self, str key, object value, double early, double fresh, double hard, double verify,
-        double delta, unsigned int epoch, bytes id, unsigned int weight
-    ):
-        self.key = key
-        self.value = value
-        self.early = early
-        self.fresh = fresh
-        self.hard_ = <float>(hard - fresh)
-        self.verify_ = <float>(verify - fresh)
-        self.quiet_ = -float("inf")
-        self.delta = <float>delta
-        self.epoch = epoch
-        self.id_ = int.from_bytes(id, "big")
-        self.weight = weight
-
-    @property
-    def hard(self):
-        return self.fresh + self.hard_
-
-    @property
-    def verify(self):
-        return self.fresh + self.verify_
-
-    @property
-    def id(self):
-        return self.id_.to_bytes(8, "big") if self.id_ else b""
-
-    def __repr__(self):
-        return f"<Entry {self.key!r}>"
+from tiercache.local.store cimport Entry, Store
 
 
 @cython.final
-cdef class LRU:
+cdef class Unguarded:
+    """The guard of a store that runs no Python code."""
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, *exc):
+        pass
+
+
+@cython.final
+cdef class LRU(Store):
     """Least-recently-used entries, bounded by number and, if `max_bytes` is given, by weight."""
 
     def __cinit__(self, Py_ssize_t max_entries, max_bytes=None):
+        if max_entries < 1 or (max_bytes is not None and max_bytes < 0):
+            raise ValueError(f"an LRU of {max_entries} entries and {max_bytes} bytes can't hold anything")
         self.entries = {}
+        self.guard = Unguarded()
         self.max_entries = max_entries
-        self.max_bytes = max_bytes
-        self.byte_limit = -1 if max_bytes is None else max_bytes
+        self.max_bytes = -1 if max_bytes is None else max_bytes
 
-    cdef PyObject* find(self, str key):
-        return PyDict_GetItemWithError(self.entries, key)
+    cdef Entry find(self, str key):
+        cdef PyObject* p = PyDict_GetItemWithError(self.entries, key)
+        if p == NULL:
+            return None
+        self.touch(p)
+        return <Entry>p
 
     cdef void touch(self, PyObject* p) noexcept:
         if p != self.newest:
@@ -87,7 +70,7 @@ cdef class LRU:
             self.oldest = newer
 
     cdef Entry take(self, str key):
-        cdef PyObject* p = self.find(key)
+        cdef PyObject* p = PyDict_GetItemWithError(self.entries, key)
         if p == NULL:
             return None
         cdef Entry entry = <Entry>p
@@ -96,23 +79,32 @@ cdef class LRU:
         del self.entries[key]
         return entry
 
-    cdef list put(self, Entry entry):
-        cdef list evicted = []
-        if self.byte_limit >= 0 and entry.weight > self.byte_limit:
-            return [entry]
+    cdef Py_ssize_t put(self, Entry entry, list dropped) except -1:
+        cdef Py_ssize_t evicted = 0
+        dropped.append(self.take(entry.key))
+        if self.max_bytes >= 0 and entry.weight > self.max_bytes:
+            return 1
         self.entries[entry.key] = entry
         self.link(<PyObject*>entry)
         self.bytes_ += entry.weight
-        while len(self.entries) > self.max_entries or (self.byte_limit >= 0 and self.bytes_ > self.byte_limit):
-            evicted.append(self.take((<Entry>self.oldest).key))
+        while len(self.entries) > self.max_entries or (self.max_bytes >= 0 and self.bytes_ > self.max_bytes):
+            dropped.append(self.take((<Entry>self.oldest).key))
+            evicted += 1
         return evicted
 
-    cdef dict clear(self):
-        gone = self.entries
+    cdef int clear(self, list dropped) except -1:
+        none = {}
+        dropped.append(self.entries)
+        self.entries = none
         self.newest = self.oldest = NULL
         self.bytes_ = 0
-        self.entries = {}
-        return gone
+        return 0
+
+    cdef Py_ssize_t count(self) except -1:
+        return len(self.entries)
+
+    cdef long long weight(self) except -1:
+        return self.bytes_
 
 
 ctypedef int (*Visit)(PyObject*, void*) noexcept
@@ -123,18 +115,22 @@ cdef extern from "Python.h":
     ctypedef struct Slots "PyTypeObject":
         void* tp_traverse
         void* tp_clear
+    Py_ssize_t Py_REFCNT(PyObject*)
 
-cdef Traverse inherited_traverse
-cdef Clear inherited_clear
+# LRU adds no references of its own to those of Store.
+cdef Traverse inherited_traverse = <Traverse>(<Slots*>Store).tp_traverse
+cdef Clear inherited_clear = <Clear>(<Slots*>Store).tp_clear
 
 
 cdef int traverse(PyObject* self, Visit visit, void* arg) noexcept:
     cdef PyObject* p = (<LRU>self).oldest
     cdef int stop
     while p != NULL:
-        stop = visit(<PyObject*>(<Entry>p).value, arg)
-        if stop:
-            return stop
+        # An entry that somebody else holds too keeps its value alive: for the collector, it is not ours.
+        if Py_REFCNT(p) == 1:
+            stop = visit(<PyObject*>(<Entry>p).value, arg)
+            if stop:
+                return stop
         p = (<Entry>p).newer
     return inherited_traverse(self, visit, arg)
 
@@ -144,7 +140,5 @@ cdef int clear(PyObject* self) noexcept:
     return inherited_clear(self)
 
 
-inherited_traverse = <Traverse>(<Slots*>LRU).tp_traverse
-inherited_clear = <Clear>(<Slots*>LRU).tp_clear
 (<Slots*>LRU).tp_traverse = <void*>traverse
 (<Slots*>LRU).tp_clear = <void*>clear

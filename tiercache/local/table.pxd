@@ -1,9 +1,9 @@
 from cpython.ref cimport PyObject
 
 from tiercache.local.flight cimport Flight
-from tiercache.local.lru cimport LRU, Entry
+from tiercache.local.store cimport Entry, Store
 
-# What `probe` answers, and for whom it asks.
+# What `probe` answers (the plain number: a member is looked up by name), and for whom it asks.
 cpdef enum Verdict:
     HIT = 0       # (HIT, value)
     DUE = 1       # (DUE, value, flight): serve the value, run the flight behind it
@@ -23,16 +23,11 @@ cdef class Raises:
     cdef readonly object error
 
 
-cdef class Unguarded:
-    pass
-
-
 cdef class Table:
-    # All guarded by the table's lock: the critical section of the table (on a GIL build, the GIL: nothing
-    # inside gives it up), and `guard` around it where a foreign store runs Python code.
-    cdef LRU lru
-    cdef readonly object store        # a cachetools.Cache in place of the LRU, or None
-    cdef readonly object guard        # an RLock if there is a foreign store
+    # All guarded by the table's lock: the critical section of the table (on a GIL build, the GIL), and around it
+    # `guard`, which is a lock where the store runs Python code.
+    cdef Store store
+    cdef readonly object guard
     cdef dict flights                 # key -> the flight that may be joined
     cdef dict counts
     cdef readonly unsigned int epoch
@@ -40,11 +35,12 @@ cdef class Table:
     cdef public bint closed
     cdef long long hits
 
-    cdef PyObject* hit(self, str key, double now)
-    cdef Entry find(self, str key)
-    cdef object take(self, str key)
-    cdef object put(self, Entry entry)
-    cdef void bump(self, str name, long long n=*) except *
-    cdef tuple serve(self, Entry entry, double now, double draw, double swr, double beta, int mode)
-    cdef tuple _probe(self, str key, double now, double draw, double swr, double beta, int mode, list dropped)
-    cdef void _store(self, Flight flight, tuple fill, list dropped) except *
+    cdef PyObject* hit(self, str key, double now) except? NULL
+    cdef int bump(self, str name, long long n=*) except -1
+    cdef tuple _probe(
+        self, str key, double now, double draw, double swr, double beta, int mode, Flight spare, list dropped
+    )
+    cdef tuple _serve(self, Entry entry, double now, double draw, double beta, int mode, Flight spare)
+    cdef bint _is_quiet(self, Entry entry, double now) noexcept
+    cdef int _store(self, Flight flight, tuple fill, list dropped) except -1
+    cdef int _cut_flights(self, list dropped) except -1

@@ -1,41 +1,41 @@
 from contextlib import AbstractContextManager
-from enum import IntFlag
-from typing import Any, Literal, TypeAlias
+from enum import IntEnum
+from typing import Any, Self, TypeAlias, final
 
 from tiercache.local.flight import Flight
-from tiercache.local.lru import Entry
+from tiercache.local.store import Entry
 
-class Verdict(IntFlag):
+class Verdict(IntEnum):
     HIT = 0
     DUE = 1
     LEAD = 2
     JOIN = 3
     ALONE = 4
 
-class Mode(IntFlag):
+class Mode(IntEnum):
     LOAD = 0
     READ = 1
     FORCE = 2
     WRITE = 3
     VERIFY = 4
 
-Answer: TypeAlias = tuple[Literal[0, 4], Any] | tuple[Literal[1], Any, Flight] | tuple[Literal[2, 3], Flight]
-Fill: TypeAlias = tuple[Any, float, float, float, float, float, int, bytes, int]
+_Fill: TypeAlias = tuple[Any, float, float, float, float, float, int, bytes, int]
 
+@final
 class Raises:
     error: Exception
-    def __init__(self, error: Exception) -> None: ...
+    def __new__(cls, error: Exception) -> Self: ...
 
+@final
 class Table:
     epoch: int
     closed: bool
     guard: AbstractContextManager[object]
-    store: Any
-    def __init__(self, max_entries: int = 10_000, max_bytes: int | None = None, store: Any = None) -> None: ...
+    def __new__(cls, max_entries: int = 10_000, max_bytes: int | None = None, store: Any = None) -> Self: ...
     def probe(
         self, key: str, now: float, draw: float = 1.0, swr: float = 0.0, beta: float = 1.0, mode: int = 0
     ) -> Any: ...
-    def settle(self, flight: Flight, outcome: object, fill: Fill | None = None) -> bool: ...
+    def settle(self, flight: Flight, outcome: object, fill: _Fill | None = None) -> bool: ...
     def stamp(self) -> int: ...
     def writing(self, flight: Flight, id: bytes) -> None: ...
     def quiet(self, key: str, until: float, now: float) -> None: ...

@@ -2,20 +2,25 @@
 
 Theory. A read asks one question, `probe`, and gets one of five answers under one lock, so there is nothing
 between a check and its act. Whoever was told LEAD or DUE owns a flight and ends it by exactly one `settle`,
-which stores and hands over the wakers in one locked step. `cut` is the fence: it removes an entry and cuts the
-key's flight loose, so that a value whose loading began before an invalidation fills nothing and meets no new
-caller. An entry is trusted while its epoch is the table's; epoch 0 is an entry that nobody vouches for, LOST is
-the table's epoch while the inbox is down, and the two never compare equal.
+which stores and then wakes. `cut` is the fence: it removes an entry and cuts the key's flight loose, so that a
+value whose loading began before an invalidation fills nothing and meets no new caller. An entry is trusted while
+its epoch is the table's; epoch 0 is an entry that nobody vouches for, LOST is the table's epoch while the inbox
+is down, and the two never compare equal.
+
+On a GIL build the lock is the GIL, so nothing between a check and its act may give it up: no Python code runs
+there, and nothing is made that the garbage collector tracks (3.11 may collect at each allocation, and finalizers
+run anybody's code). Flights, entries and dicts are made first, and what goes is handed out in `dropped`.
 """
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.ref cimport PyObject
+from libc.math cimport INFINITY
 
-from threading import RLock
-
-from tiercache.local.flight cimport Flight
-from tiercache.local.lru cimport LRU, Entry
-from tiercache.local.xfetch cimport WINDOW, falls
+from tiercache.local.flight cimport Flight, wake
+from tiercache.local.foreign cimport Foreign
+from tiercache.local.lru cimport LRU
+from tiercache.local.store cimport Entry, before
+from tiercache.local.xfetch cimport falls
 
 cdef unsigned int LOST = 0xFFFFFFFF
 
@@ -29,238 +34,207 @@ cdef class Raises:
 
 
 @cython.final
-cdef class Unguarded:
-    # The LRU runs no Python code under the table's critical section, so it needs no second lock.
-    def __enter__(self):
-        pass
-
-    def __exit__(self, *exc):
-        pass
-
-
-@cython.final
+@cython.no_gc_clear  # a hit does not ask whether the store is there; cycles are broken in the store
 cdef class Table:
     """The entries and the running flights of one cache in this process."""
 
     def __cinit__(self, Py_ssize_t max_entries=10_000, max_bytes=None, store=None):
-        self.lru = LRU(max_entries, max_bytes)
-        self.store = store
-        self.guard = Unguarded() if store is None else RLock()
+        self.store = LRU(max_entries, max_bytes) if store is None else Foreign(store)
+        self.guard = self.store.guard
         self.flights = {}
         self.counts = {}
         self.epoch = self.epochs = 1
 
-    # The store: the LRU, or whatever the user gave.
-
-    cdef Entry find(self, str key):
-        if self.store is not None:
-            return self.store.get(key)
-        cdef PyObject* p = self.lru.find(key)
-        if p == NULL:
-            return None
-        self.lru.touch(p)
-        return <Entry>p
-
-    cdef object take(self, str key):
-        if self.store is not None:
-            return self.store.pop(key, None)
-        return self.lru.take(key)
-
-    cdef object put(self, Entry entry):
-        if self.store is None:
-            evicted = self.lru.put(entry)
-            if evicted:
-                self.bump("evictions", len(evicted))
-            return evicted
-        before = len(self.store) + 1
-        try:
-            self.store[entry.key] = entry
-        except ValueError:  # "value too large": cachetools' word for an entry above the whole bound
-            before = len(self.store) + 1
-        if before > len(self.store):
-            self.bump("evictions", before - len(self.store))
-
-    cdef void bump(self, str name, long long n=1) except *:
+    cdef int bump(self, str name, long long n=1) except -1:
         self.counts[name] = self.counts.get(name, 0) + n
+        return 0
 
-    # The hit: a borrowed value, or NULL for whatever needs a second look.
-
-    cdef PyObject* hit(self, str key, double now):
-        cdef PyObject* p = PyDict_GetItemWithError(self.lru.entries, key)
+    cdef PyObject* hit(self, str key, double now) except? NULL:
+        # A borrowed value, or NULL for whatever needs a second look.
+        cdef PyObject* p = PyDict_GetItemWithError(self.store.entries, key)
         if p == NULL or now >= (<Entry>p).early or (<Entry>p).epoch != self.epoch:
             return NULL
-        self.lru.touch(p)
+        self.store.touch(p)
         self.hits += 1
         return <PyObject*>(<Entry>p).value
 
-    # The seam.
-
-    def probe(self, str key, double now, double draw=1.0, double swr=0.0, double beta=1.0, int mode=LOAD):
+    def probe(self, str key not None, double now, double draw=1.0, double swr=0.0, double beta=1.0, int mode=0):
         """What a reader of `key` should do: see `Verdict`. `draw` is uniform in (0, 1]; times are seconds."""
         cdef list dropped = []
-        with self.guard, cython.critical_section(self):
-            return self._probe(key, now, draw, swr, beta, mode, dropped)
-
-    cdef tuple _probe(self, str key, double now, double draw, double swr, double beta, int mode, list dropped):
-        cdef Flight flight
-        cdef Entry entry = self.find(key)
+        cdef Flight spare = None
         cdef tuple answer
-        if entry is not None and now >= entry.fresh + entry.hard_:
-            dropped.append(self.take(key))
-            entry = None
-        if entry is not None and (mode <= READ or mode == VERIFY):
-            answer = self.serve(entry, now, draw, swr, beta, mode)
+        while True:
+            with self.guard, cython.critical_section(self):
+                answer = self._probe(key, now, draw, swr, beta, mode, spare, dropped)
             if answer is not None:
                 return answer
-        if mode == VERIFY:
-            return (HIT, None)
-        flight = self.flights.get(key)
-        if flight is not None:
-            if mode == READ and flight.mode != READ:
-                return (ALONE, None)
-            if mode != WRITE:
-                self.bump("joins")
-                return (JOIN, flight)
-            flight.cut = True
-        flight = Flight(key, mode, False, entry)
-        if not self.closed:
-            self.flights[key] = flight
-        return (LEAD, flight)
+            spare = Flight(key, mode)
 
-    cdef tuple serve(self, Entry entry, double now, double draw, double swr, double beta, int mode):
-        # HIT or DUE where the entry may answer a caller whose policy allows `swr` seconds of staleness.
-        cdef bint quiet, stale
-        cdef Flight flight
-        quiet = now < entry.fresh + entry.quiet_ and (entry.epoch == self.epoch or self.epoch == LOST)
-        stale = now >= entry.fresh
-        if now >= entry.fresh + swr and stale:
+    cdef tuple _probe(
+        self, str key, double now, double draw, double swr, double beta, int mode, Flight spare, list dropped
+    ):
+        # The answer, or None if it takes a flight and there is no `spare` one.
+        cdef Entry entry = self.store.find(key)
+        cdef Flight running
+        if entry is not None and now >= entry.fresh + entry.hard_:
+            dropped.append(self.store.take(key))
+            entry = None
+        if entry is not None and mode != FORCE and mode != WRITE and (now < entry.fresh or now < entry.fresh + swr):
+            if self._is_quiet(entry, now) or entry.epoch == self.epoch and now < entry.fresh + entry.verify_:
+                return self._serve(entry, now, draw, beta, mode, spare)
+        if mode == VERIFY:
+            return (<int>HIT, None)
+        running = self.flights.get(key)
+        if running is not None and not running.settled and mode != WRITE:
+            if mode == READ and running.mode != READ:
+                return (<int>ALONE, None)
+            self.bump("joins")
+            return (<int>JOIN, running)
+        if spare is None:
             return None
-        if not quiet and (entry.epoch != self.epoch or now >= entry.fresh + entry.verify_):
+        if running is not None:
+            running.cut = True
+            dropped.append(running)
+        spare.seen = entry
+        if not self.closed:
+            self.flights[key] = spare
+        return (<int>LEAD, spare)
+
+    cdef tuple _serve(self, Entry entry, double now, double draw, double beta, int mode, Flight spare):
+        # HIT or DUE for an entry that may answer; None as above.
+        cdef bint stale = now >= entry.fresh
+        cdef bint due = mode != READ and not self.closed and not self._is_quiet(entry, now)
+        due = due and (stale or falls(entry.fresh - now, beta * entry.delta, draw)) and entry.key not in self.flights
+        if due and spare is None:
             return None
         if mode != VERIFY:
             self.hits += 1
-        if mode != READ and not quiet and (stale or falls(entry.fresh - now, beta * entry.delta, draw)):
-            if entry.key not in self.flights and not self.closed:
-                flight = Flight(entry.key, LOAD, True, entry)
-                self.flights[entry.key] = flight
-                self.bump("early_refreshes")
-                if stale:
-                    self.bump("stale_served")
-                return (DUE, entry.value, flight)
         if stale:
             self.bump("stale_served")
-        return (HIT, entry.value)
+        if not due:
+            return (<int>HIT, entry.value)
+        spare.mode, spare.early, spare.seen = LOAD, True, entry
+        self.flights[entry.key] = spare
+        self.bump("early_refreshes")
+        return (<int>DUE, entry.value, spare)
 
-    def settle(self, Flight flight, outcome, tuple fill=None):
+    cdef bint _is_quiet(self, Entry entry, double now) noexcept:
+        return now < entry.fresh + entry.quiet_ and (entry.epoch == self.epoch or self.epoch == LOST)
+
+    def settle(self, Flight flight not None, outcome, tuple fill=None):
         """End a flight: give its callers the outcome and, unless it was cut, store `fill`.
 
         `fill` is (value, fresh, hard, verify, delta, beta, epoch, id, weight) with monotonic ends. False if the
-        flight was settled before.
+        flight was settled before. What a foreign store raises comes out of here, after everybody was woken.
         """
-        cdef list dropped = [], wakers
-        with self.guard, cython.critical_section(self):
-            self._store(flight, fill, dropped)
-        wakers = flight.finish(outcome)
-        if wakers is None:
-            return False
-        for waker in wakers:
-            try:
-                waker()
-            except Exception:  # a closed loop: nobody is left to wake there
-                self.bump("dead_wakers")
-        return True
+        cdef list dropped = []
+        cdef dict wakers
+        cdef Py_ssize_t dead
+        try:
+            with self.guard, cython.critical_section(self):
+                self._store(flight, fill, dropped)
+        finally:
+            wakers = flight.finish(outcome, dropped)
+            dead = 0 if wakers is None else wake(wakers)
+            if dead:
+                self.count("dead_wakers", dead)
+        return wakers is not None
 
-    cdef void _store(self, Flight flight, tuple fill, list dropped) except *:
-        cdef Entry entry
-        cdef double early, fresh, verify
+    cdef int _store(self, Flight flight, tuple fill, list dropped) except -1:
+        cdef Entry entry = None
+        cdef Py_ssize_t evicted
+        if fill is not None:
+            entry = Entry(flight.key, fill)
+            if isinstance(entry.value, Raises):
+                entry.early = 0.0
         if flight.settled or self.flights.get(flight.key) is not flight:
-            return  # cut loose, or never the table's
+            return 0  # cut loose, or never the table's
         del self.flights[flight.key]
-        if fill is None:
-            return
-        value, fresh, hard, verify, delta, beta, epoch, id, weight = fill
-        early = 0.0 if isinstance(value, Raises) else min(verify, fresh - WINDOW * <double>beta * <double>delta)
-        entry = Entry(flight.key, value, early, fresh, hard, verify, delta, epoch, id, min(weight, 0xFFFFFFFF))
-        dropped.append(self.take(flight.key))
-        dropped.append(self.put(entry))
+        if entry is not None:
+            evicted = self.store.put(entry, dropped)
+            if evicted:
+                self.bump("evictions", evicted)
+        return 0
 
     def stamp(self):
         """The epoch for a request that is sent now: 0 while nothing can be verified."""
         return 0 if self.epoch == LOST else self.epoch
 
-    def writing(self, Flight flight, bytes id):
+    def writing(self, Flight flight not None, bytes id not None):
         """Name the record that a write flight is writing, so that its own message does not cut it."""
         flight.writes = int.from_bytes(id, "big")
 
-    def quiet(self, str key, double until, double now):
+    def quiet(self, str key not None, double until, double now):
         """Serve the entry of `key` without coin and without Redis until then."""
         cdef Entry entry
         with self.guard, cython.critical_section(self):
-            entry = self.find(key)
+            entry = self.store.find(key)
             if entry is not None:
-                entry.quiet_ = <float>(until - entry.fresh)
+                entry.quiet_ = before(until - entry.fresh)
                 if entry.epoch == self.epoch and now < entry.fresh and not isinstance(entry.value, Raises):
-                    entry.early = min(until, entry.fresh + entry.verify_, entry.fresh)
+                    until = min(until, entry.fresh + min(entry.verify_, entry.hard_, <float>0.0))
+                    entry.early = max(entry.early, until)
 
-    def unquiet(self, str key):
+    def unquiet(self, str key not None):
         """Something happened to `key`: its next read takes the slow path and tosses the coin again."""
         cdef Entry entry
         with self.guard, cython.critical_section(self):
-            entry = self.find(key)
+            entry = self.store.find(key)
             if entry is not None:
-                entry.quiet_ = -float("inf")
+                entry.quiet_ = -INFINITY
                 entry.early = 0.0
 
-    def peek(self, str key):
+    def peek(self, str key not None):
         """The entry of `key` or None; changes nothing but its recency."""
         with self.guard, cython.critical_section(self):
-            return self.find(key)
+            return self.store.find(key)
 
-    def cut(self, str key, bytes id=b""):
+    def cut(self, str key not None, bytes id not None=b""):
         """The fence: remove the entry and cut the running flight loose, unless they carry the record `id`."""
         cdef Flight flight
         cdef Entry entry
         cdef unsigned long long keep = int.from_bytes(id, "big")
-        cdef object dropped = None
         with self.guard, cython.critical_section(self):
-            entry = self.find(key)
-            if entry is not None and (keep == 0 or entry.id_ != keep):
-                dropped = self.take(key)
             flight = self.flights.get(key)
             if flight is not None and (keep == 0 or flight.writes != keep):
                 flight.cut = True
                 del self.flights[key]
+            entry = self.store.find(key)
+            if entry is not None and (keep == 0 or entry.id_ != keep):
+                self.store.take(key)
 
     def cut_all(self, bint verified=True):
         """A new epoch: cut every running flight; with `verified` False, trust nothing until the next one."""
+        cdef list dropped = []
         with self.guard, cython.critical_section(self):
-            if not verified:
-                self.epoch = LOST
-                return
-            self.epochs += 1
-            self.epoch = self.epochs
-        self.cut_flights()
+            if verified:
+                self._cut_flights(dropped)
+                self.epochs += 1
+            self.epoch = self.epochs if verified else LOST
 
     def cut_flights(self):
         """Cut every running flight loose; the entries stay as they are."""
-        cdef Flight flight
+        cdef list dropped = []
         with self.guard, cython.critical_section(self):
-            for flight in self.flights.values():
-                flight.cut = True
-            self.flights = {}
+            self._cut_flights(dropped)
+
+    cdef int _cut_flights(self, list dropped) except -1:
+        cdef dict none = {}
+        cdef Flight flight
+        dropped.append(self.flights)
+        for flight in self.flights.values():
+            flight.cut = True
+        self.flights = none
+        return 0
 
     def clear(self):
         """Drop every entry and cut every flight."""
-        cdef object dropped
+        cdef list dropped = []
         with self.guard, cython.critical_section(self):
-            if self.store is not None:
-                dropped = dict(self.store)
-                self.store.clear()
-            else:
-                dropped = self.lru.clear()
-        self.cut_flights()
+            self._cut_flights(dropped)
+            self.store.clear(dropped)
 
-    def count(self, str name, long long n=1):
+    def count(self, str name not None, long long n=1):
         """Add to a counter of `stats()`."""
         with self.guard, cython.critical_section(self):
             self.bump(name, n)
@@ -268,12 +242,9 @@ cdef class Table:
     def stats(self):
         """The counters, with `hits_local`, `entries` and `bytes`."""
         with self.guard, cython.critical_section(self):
-            stats = dict(self.counts)
-            stats["hits_local"] = self.hits
-            if self.store is not None:
-                stats["entries"] = len(self.store)
-                stats["bytes"] = sum(entry.weight for entry in self.store.values())
-            else:
-                stats["entries"] = len(self.lru.entries)
-                stats["bytes"] = self.lru.bytes_
-            return stats
+            return {
+                **self.counts,
+                "hits_local": self.hits,
+                "entries": self.store.count(),
+                "bytes": self.store.weight(),
+            }

@@ -52,8 +52,12 @@ def record(left: Any, data: Any) -> Found | None:
     if not present(left, data):
         return ABSENT
     found = unpack(data)
+    if found is None:
+        return None
+    if found.fresh_ms > found.hard_ms:
+        found = found._replace(fresh_ms=found.hard_ms)
     # PTTL and GET are not atomic: the record's own lifetime bounds what an interposed write can add.
-    return None if found is None else Found(found, min(left, found.hard_ms) / 1000)
+    return Found(found, min(left, found.hard_ms) / 1000)
 
 
 def oversized(left: Any, head: Any) -> Found:

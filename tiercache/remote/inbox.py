@@ -140,10 +140,10 @@ class Inbox:
         link, self._link = self._link, None
         if link is not None:
             link.close()
+        self.fault = str(error)
         self._down()
         if not self._closing.is_set() and (subscribed or not self.started.is_set()):
             log.warning("The inbox is not connected (%s): nothing in tier 1 is taken on trust", error)
-        self.fault = str(error)
         self._tell_started()
 
     def _subscribe(self) -> None:

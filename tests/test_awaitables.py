@@ -1,0 +1,331 @@
+"""The awaitable of a hit stands in for a coroutine wherever asyncio takes one."""
+
+import asyncio
+import collections.abc
+import gc
+import inspect
+import sys
+import traceback
+import types
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from tiercache.local.face import Face
+from tiercache.local.ready import Ready
+from tiercache.local.table import Table
+
+VALUES = [
+    None,
+    0,
+    "text",
+    (),
+    (1, 2),
+    (1, (2,)),
+    [1],
+    ValueError("a value, not raised"),
+    ValueError,
+    StopIteration("a value"),
+    StopIteration(),
+    StopAsyncIteration(1),
+    asyncio.CancelledError("a value"),
+    KeyboardInterrupt(),
+    float("nan"),
+    Ready(1),
+]
+
+
+def hit(value: Any) -> Any:
+    """What an async hit returns."""
+    face = Face(Table(), lambda: 0.0)
+    flight = face.table.probe("k", 0.0)[1]
+    face.table.settle(flight, value, (value, 9.0, 9.0, 9.0, 0.0, 1.0, 1, b"", 0))
+    return face.aget("k")
+
+
+async def awaited(value: Any) -> Any:
+    return await hit(value)
+
+
+async def in_a_task(value: Any) -> Any:
+    return await asyncio.create_task(hit(value))
+
+
+async def in_an_ensured_future(value: Any) -> Any:
+    return await asyncio.ensure_future(hit(value))
+
+
+async def gathered(value: Any) -> Any:
+    first, second, other = await asyncio.gather(hit(value), hit(value), asyncio.sleep(0, "other"))
+    assert first is second
+    assert other == "other"
+    return first
+
+
+async def waited_for(value: Any) -> Any:
+    return await asyncio.wait_for(hit(value), 10)
+
+
+async def waited_for_without_end(value: Any) -> Any:
+    return await asyncio.wait_for(hit(value), None)
+
+
+async def shielded(value: Any) -> Any:
+    return await asyncio.shield(hit(value))
+
+
+async def in_a_group(value: Any) -> Any:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(hit(value))
+    return task.result()
+
+
+async def within_a_timeout(value: Any) -> Any:
+    async with asyncio.timeout(10):
+        return await hit(value)
+
+
+async def as_completed(value: Any) -> Any:
+    for future in asyncio.as_completed([hit(value)]):
+        return await future
+
+
+async def in_another_awaitable(value: Any) -> Any:
+    class Wrapper:
+        def __await__(self) -> Any:
+            return hit(value).__await__()
+
+    return await Wrapper()
+
+
+async def by_yield_from(value: Any) -> Any:
+    @types.coroutine
+    def generator() -> Any:
+        return (yield from hit(value))
+
+    return await generator()
+
+
+WAYS: list[Callable[[Any], Coroutine[Any, Any, Any]]] = [
+    awaited,
+    in_a_task,
+    in_an_ensured_future,
+    gathered,
+    waited_for,
+    waited_for_without_end,
+    shielded,
+    in_a_group,
+    within_a_timeout,
+    as_completed,
+    in_another_awaitable,
+    by_yield_from,
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
+def test_the_value_comes_as_it_is(way: Any, value: Any, debug: bool) -> None:
+    """Whatever the value is, an exception or a tuple too, it is returned and never raised or unpacked."""
+    assert asyncio.run(way(value), debug=debug) is value
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_loop_runs_it_until_complete(value: Any) -> None:
+    """loop.run_until_complete and asyncio.run take it as their main coroutine."""
+    loop = asyncio.new_event_loop()
+    try:
+        assert loop.run_until_complete(hit(value)) is value
+    finally:
+        loop.close()
+    assert asyncio.run(hit(value)) is value
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+def test_an_eager_task_ends_at_once() -> None:
+    """Under the eager task factory the task is done when it is made."""
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        for value in VALUES:
+            task = asyncio.create_task(hit(value))
+            assert task.done()
+            assert task.result() is value
+
+    asyncio.run(main())
+
+
+def test_it_is_a_coroutine_for_whoever_asks() -> None:
+    """The abstract classes and asyncio.iscoroutine say yes, so libraries treat it as one."""
+    ready = hit(1)
+    assert isinstance(ready, collections.abc.Coroutine)
+    assert isinstance(ready, collections.abc.Awaitable)
+    assert asyncio.iscoroutine(ready)
+    assert inspect.isawaitable(ready)
+
+
+def test_it_never_suspends() -> None:
+    """One send ends it with the value."""
+    for value in VALUES:
+        with pytest.raises(StopIteration) as stop:
+            hit(value).send(None)
+        assert stop.value.value is value
+        with pytest.raises(StopIteration) as stop:
+            next(hit(value))
+        assert stop.value.value is value
+        with pytest.raises(StopIteration) as stop:
+            next(iter(hit(value).__await__()))
+        assert stop.value.value is value
+
+
+def test_it_may_be_awaited_again() -> None:
+    """Unlike a coroutine's, its value stays there; and one that is never awaited warns nobody."""
+
+    async def main() -> list[Any]:
+        ready = hit(7)
+        return [await ready, await ready, *await asyncio.gather(ready, ready)]
+
+    assert asyncio.run(main()) == [7, 7, 7, 7]
+    hit(7)
+    gc.collect()
+
+
+def test_close_does_nothing() -> None:
+    """It can be closed, before and after it was awaited, as often as one likes."""
+    ready = hit(1)
+    assert ready.close() is None
+    assert ready.close() is None
+
+
+class Named(Exception):
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+
+
+def test_throw_raises_what_it_is_given() -> None:
+    """A class, a class and its argument, an instance, with or without a traceback: as for coroutines."""
+    error = Named("instance")
+    for arguments, text in [
+        ((Named,), ""),
+        ((Named, "argument"), "argument"),
+        ((Named, ("two", "arguments")), "('two', 'arguments')"),
+        ((error,), "instance"),
+        ((Named, error), "instance"),
+        ((Named, error, None), "instance"),
+    ]:
+        with pytest.raises(Named) as caught:
+            hit(1).throw(*arguments)
+        assert str(caught.value) == text
+    with pytest.raises(Named) as caught:
+        hit(1).throw(error)
+    assert caught.value is error
+    with pytest.raises(TypeError):
+        hit(1).throw("not an exception")
+
+
+def test_throw_keeps_the_traceback_it_is_given() -> None:
+    """The frames of a traceback that is thrown in are still there when it comes out."""
+
+    def origin() -> None:
+        raise Named
+
+    try:
+        origin()
+    except Named as error:
+        given = error.__traceback__
+    with pytest.raises(Named) as caught:
+        hit(1).throw(Named, Named("again"), given)
+    assert "origin" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+
+
+def test_a_task_of_it_can_be_cancelled() -> None:
+    """A task that is cancelled before its first step ends cancelled, as with a coroutine."""
+
+    async def main() -> None:
+        task = asyncio.create_task(hit(1))
+        task.cancel("enough")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+
+    asyncio.run(main())
+
+
+def test_a_timeout_that_has_passed_still_gives_the_value() -> None:
+    """Nothing is waited for, so there is nothing to time out."""
+
+    async def main() -> Any:
+        async with asyncio.timeout(0):
+            return await hit(1)
+
+    assert asyncio.run(main()) == 1
+
+
+def test_debug_mode_can_show_it() -> None:
+    """asyncio's reprs of tasks, with its frames and names, take it for a coroutine of a compiled module."""
+
+    async def main() -> None:
+        task = asyncio.create_task(hit(1))
+        assert "Ready" in repr(task)
+        task.get_stack()
+        await task
+        assert "result=1" in repr(task)
+
+    asyncio.run(main(), debug=True)
+
+
+def test_awaiting_inside_except_keeps_the_context() -> None:
+    """An await of a hit while an exception is handled neither loses that exception nor joins its context."""
+
+    async def main(value: Any) -> tuple[Any, ...]:
+        try:
+            raise Named("first")
+        except Named as error:
+            return error, await hit(value), sys.exception()
+
+    for value in VALUES:
+        error, given, handled = asyncio.run(main(value))
+        assert given is value
+        assert handled is error
+        assert error.__context__ is None
+        if isinstance(value, BaseException):
+            assert value.__context__ is None
+
+
+def test_it_holds_its_value_only_while_it_lives() -> None:
+    """Awaiting leaves no reference behind, nor does the reuse of dead ones."""
+
+    class Value:
+        pass
+
+    async def main() -> Any:
+        value = Value()
+        watch = weakref.ref(value)
+        before = sys.getrefcount(value)
+        for _ in range(200):
+            await Ready(value)
+            Ready(value)
+        assert sys.getrefcount(value) == before
+        ready = Ready(value)
+        del value
+        assert await ready is watch() is not None
+        del ready
+        return watch()
+
+    assert asyncio.run(main()) is None
+
+
+def test_a_cycle_through_it_is_collected() -> None:
+    """A value that refers back to its awaitable is garbage like any other."""
+
+    class Value:
+        pass
+
+    value = Value()
+    value.ready = Ready(value)  # type: ignore[attr-defined]
+    watch = weakref.ref(value)
+    del value
+    gc.collect()
+    assert watch() is None

@@ -1,0 +1,314 @@
+"""Records: their header, what an interposed write can do, and what is no record of ours, through the whole cache."""
+
+import itertools
+import logging
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from both import FACES
+from hypothesis import given
+from hypothesis import strategies as st
+from redis_server import RedisServer
+from tier2 import Tier2, a_record
+
+from tiercache import Cache
+from tiercache.codec import MsgpackCodec
+from tiercache.record import ERROR, HEADER, NONE, VALUE, Record, unpack
+from tiercache.remote.commands import Names
+
+ENCODED = MsgpackCodec().encode("old")
+CODEC = MsgpackCodec().id
+
+
+def stored(**changes: Any) -> Record:
+    """A good record of "old", with changes."""
+    return Record(VALUE, CODEC, 0, 20_000, 40_000, 5, b"12345678", ENCODED)._replace(**changes)
+
+
+@pytest.fixture
+def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    with redis_server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def tier(redis_server: RedisServer, namespace: str) -> Iterator[Tier2]:
+    tier = Tier2(redis_server.url, namespace)
+    yield tier
+    tier.close()
+
+
+@pytest.fixture(params=FACES, ids=lambda face: face.name)
+def make_face(request: pytest.FixtureRequest, make_cache: Callable[..., Cache]) -> Iterator[Callable[..., Any]]:
+    faces = []
+
+    def make(**settings: Any) -> Any:
+        faces.append(request.param(make_cache(**settings)))
+        return faces[-1]
+
+    yield make
+    for face in faces:
+        face.close()
+
+
+class Loader:
+    def __init__(self, value: Any = "new") -> None:
+        self.value, self.runs = value, 0
+
+    def __call__(self) -> Any:
+        self.runs += 1
+        return self.value
+
+
+# The header.
+
+records = st.builds(
+    Record,
+    kind=st.sampled_from([VALUE, NONE, ERROR, 255]),
+    codec=st.integers(0, 255),
+    compression=st.integers(0, 15),
+    fresh_ms=st.integers(0, 2**64 - 1),
+    hard_ms=st.integers(0, 2**64 - 1),
+    delta_ms=st.integers(0, 2**32 - 1),
+    id=st.binary(min_size=8, max_size=8),
+    payload=st.binary(max_size=300),
+    soft_invalid=st.booleans(),
+)
+
+
+@given(records)
+def test_a_record_comes_back_as_it_went(record: Record) -> None:
+    """Every field of the header, at its extremes too, and the payload."""
+    assert unpack(record.pack()) == record
+
+
+@given(records, st.data())
+def test_a_record_cut_or_made_longer_is_none(record: Record, data: st.DataObject) -> None:
+    """Its length says so."""
+    packed = record.pack()
+    assert unpack(packed[: data.draw(st.integers(0, len(packed) - 1))]) is None
+    assert unpack(packed + data.draw(st.binary(min_size=1, max_size=20))) is None
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_record_or_none(noise: bytes) -> None:
+    """Nothing is raised, and only our magic begins a record."""
+    record = unpack(noise)
+    assert record is None or noise.startswith(b"tc\x01")
+
+
+def test_the_header_is_where_the_scripts_look_for_it() -> None:
+    """Magic, flags, length and id at the offsets that stand in the Lua texts."""
+    packed = stored(soft_invalid=True, compression=2, payload=b"x" * 7).pack()
+    assert HEADER.size == 38
+    assert packed[:3] == b"tc\x01"
+    assert packed[5] == 0x80 + 2
+    assert struct.unpack(">I", packed[26:30]) == (7,)
+    assert packed[30:38] == b"12345678"
+
+
+# A write between PTTL and GET.
+
+
+def interposed(tier: Tier2, between: Callable[[], object]) -> Any:
+    tier.io.between = between
+    return tier.read("k")
+
+
+def test_an_old_lifetime_never_lengthens_a_new_value(tier: Tier2) -> None:
+    """PTTL saw a long-lived record, GET a short-lived one: its own lifetime bounds it."""
+    tier.write_many([("k", a_record(b"old old!", fresh=500_000, hard=1_000_000))])
+    short = a_record(b"new new!", fresh=1_000, hard=2_000)
+    found = interposed(tier, lambda: tier.write_many([("k", short)]))
+    assert found.record == short
+    assert found.remaining <= 2.0
+
+
+def test_a_new_value_gets_at_most_the_old_ones_rest(tier: Tier2) -> None:
+    """PTTL saw a record near its end, GET a new one: it is refreshed early, and that is all."""
+    tier.write_many([("k", a_record(b"old old!", fresh=1_000, hard=2_000))])
+    long = a_record(b"new new!", fresh=500_000, hard=1_000_000)
+    found = interposed(tier, lambda: tier.write_many([("k", long)]))
+    assert found.record == long
+    assert found.remaining <= 2.0
+
+
+def test_a_value_that_comes_or_goes_in_between_is_absent(tier: Tier2) -> None:
+    """No PTTL, or no value: nothing was found."""
+    assert interposed(tier, lambda: tier.write_many([("k", a_record(b"new new!"))])).record is None
+    assert interposed(tier, lambda: tier.invalidate(["k"], False)).record is None
+
+
+def test_an_old_value_never_has_a_new_ones_lifetime(tier: Tier2) -> None:
+    """Whatever pair of lifetimes meets: what is read lives no longer than its own hard lifetime, nor than PTTL said."""
+    lifetimes = (1_000, 3_000, 90_000)
+    for before, after in itertools.product(lifetimes, repeat=2):
+        tier.write_many([("k", a_record(b"old old!", fresh=before, hard=before))])
+        record = a_record(b"new new!", fresh=after, hard=after)
+        found = interposed(tier, lambda: tier.write_many([("k", record)]))  # noqa: B023  # called at once
+        assert found.record == record
+        assert found.remaining <= min(before, after) / 1000
+    assert tier.read("k").remaining > 80
+
+
+# What stands under our name and is none of ours, through the whole cache.
+
+UNREADABLE = {
+    "empty": b"",
+    "foreign text": b"a string of somebody else's that is longer than a header is",
+    "half a header": stored().pack()[:20],
+    "truncated": stored().pack()[:-1],
+    "too long": stored().pack() + b"x",
+    "another format": b"tc\x02" + stored().pack()[3:],
+    "unknown kind": stored(kind=7).pack(),
+    "unknown codec": stored(codec=CODEC + 1).pack(),
+    "unknown compression": stored(compression=9).pack(),
+    "broken payload": stored(payload=b"\xc1").pack(),
+    "payload cut": stored(payload=ENCODED[:-1]).pack(),
+    "not compressed": stored(compression=1).pack(),
+    "compression cut": stored(compression=1, payload=zlib.compress(ENCODED)[:-3]).pack(),
+    "bomb": stored(compression=1, payload=zlib.compress(b"\xc6" + struct.pack(">I", 10**7) + bytes(10**7))).pack(),
+    "negative answer of another program": stored(kind=ERROR).pack(),
+    "no payload": stored(payload=b"").pack(),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_an_unreadable_record_is_a_miss_that_is_loaded_anew(
+    make_face: Any, client: redis.Redis, namespace: str, name: str
+) -> None:
+    """`get` gives the default, one load replaces it, the next process finds what was loaded; it is counted."""
+    place = Names(namespace).value("k")
+    client.set(place, UNREADABLE[name], px=60_000)
+    cache, loader = make_face(max_value_bytes=100_000), Loader()
+    assert cache.get("k", "default") == "default"
+    assert cache.get_many(["k"]) == {}
+    assert cache.get_or_load("k", cache.loader(loader)) == "new"
+    stats = cache.stats()
+    assert stats["undecodable"] >= 3
+    assert (stats["grants"], stats["commits"], stats["loads"]) == (1, 1, 1)
+    other = make_face()
+    assert other.get("k") == "new"
+    assert other.get_or_load("k", other.loader(loader)) == "new"
+    assert loader.runs == 1
+
+
+@pytest.mark.parametrize("hard", [0, 1])
+def test_a_record_whose_own_lifetime_is_over_is_a_miss(
+    make_face: Any, client: redis.Redis, namespace: str, hard: int
+) -> None:
+    """Though Redis still keeps it."""
+    client.set(Names(namespace).value("k"), stored(fresh_ms=hard, hard_ms=hard).pack(), px=60_000)
+    cache, loader = make_face(), Loader()
+    time.sleep(0.002)
+    assert cache.get_or_load("k", cache.loader(loader)) == "new" or hard
+    assert cache.get("k") == "new" or hard
+
+
+def test_a_record_without_a_ttl_is_a_miss_that_is_loaded_anew(
+    make_face: Any, client: redis.Redis, namespace: str
+) -> None:
+    """Nobody of ours writes one; afterwards it has a TTL."""
+    place = Names(namespace).value("k")
+    client.set(place, stored().pack())
+    cache, loader = make_face(), Loader()
+    assert cache.get("k") is None
+    assert cache.get_or_load("k", cache.loader(loader)) == "new"
+    assert client.pttl(place) > 0
+    assert cache.stats()["commits"] == 1
+
+
+@pytest.mark.parametrize(("fresh", "hard"), [(2**64 - 1, 5_000), (2**40, 5_000), (2**64 - 1, 2**64 - 1)])
+def test_no_lifetime_in_a_record_outlives_redis_own(
+    make_face: Any, client: redis.Redis, namespace: str, fresh: int, hard: int
+) -> None:
+    """A record that claims to be fresh for ages is served while its key lives, not longer."""
+    place = Names(namespace).value("k")
+    client.set(place, stored(fresh_ms=fresh, hard_ms=hard).pack(), px=300)
+    cache, loader = make_face(), Loader()
+    assert cache.get("k") in ("old", None)
+    while client.exists(place):
+        pass
+    assert cache.get("k") is None
+    assert cache.get_or_load("k", cache.loader(loader)) == "new"
+
+
+@pytest.mark.parametrize("size", [5_000, 300_000], ids=["fetched", "too large to be fetched"])
+def test_a_record_over_the_size_limit_is_a_miss_that_is_loaded_anew(make_face: Any, size: int) -> None:
+    """Written by a process with a larger limit; in a batch the others are found all the same."""
+    large = make_face()
+    large.set("k", b"x" * size)
+    large.set_many({f"k{n}": n for n in range(20)})
+    cache, loader = make_face(max_value_bytes=1_000, call_budget=10, call_timeout=5), Loader()
+    assert cache.get("k", "default") == "default"
+    assert cache.get_many(["k", *(f"k{n}" for n in range(20))]) == {f"k{n}": n for n in range(20)}
+    assert cache.get_or_load("k", cache.loader(loader)) == "new"
+    stats = cache.stats()
+    assert stats["undecodable"] >= 3
+    assert (stats["commits"], stats["breaker_opened"], stats["bypass_unanswered"]) == (1, 0, 0)
+    assert make_face().get("k") == "new"
+
+
+FOREIGN = {
+    "list": lambda client, name: client.rpush(name, "a"),
+    "set": lambda client, name: client.sadd(name, "a"),
+    "stream": lambda client, name: client.xadd(name, {"a": "b"}),
+    "string": lambda client, name: client.set(name, "a"),
+    "hash": lambda client, name: client.hset(name, "a", "b"),
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [(place, kind) for place, ours in (("value", "string"), ("lease", "hash"), ("failure", "hash"))
+     for kind in FOREIGN if kind != ours],
+)  # fmt: skip
+def test_a_foreign_type_is_a_bypass_and_is_never_touched(
+    make_face: Any, client: redis.Redis, namespace: str, place: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every load is counted as refused, one warning says why; `set` refuses, `invalidate` clears what is ours."""
+    name = getattr(Names(namespace), place)("k")
+    FOREIGN[kind](client, name)
+    before = client.dump(name)
+    cache, loader = make_face(), Loader()
+    with caplog.at_level(logging.WARNING, "tiercache"):
+        for run in (1, 2, 3):
+            assert cache.get("k", "default") == "default"
+            assert cache.get_many(["k"]) == {}
+            assert cache.get_or_load("k", cache.loader(loader)) == "new"
+            assert loader.runs == cache.stats()["bypass_refused"] == run
+        with pytest.raises(Exception, match="WRONGTYPE"):
+            cache.set("k", "x")
+        cache.invalidate("k")
+        cache.invalidate("k", keep_stale=True)
+    assert [text.split(":")[0] for text in caplog.messages] == [
+        "Redis refuses with WRONGTYPE (not repeated while it lasts)"
+    ]
+    assert client.dump(name) == before
+    assert client.pttl(name) == -1
+
+
+def test_values_stay_readable_beside_a_foreign_lease(make_face: Any, client: redis.Redis, namespace: str) -> None:
+    """Only electing needs the lease; and an invalidation removes the value."""
+    make_face().set("k", "here")
+    client.set(Names(namespace).lease("k"), "foreign")
+    cache = make_face()
+    assert cache.get("k") == "here"
+    assert cache.get_or_load("k", cache.loader(Loader())) == "here"
+    cache.invalidate("k")
+    assert cache.get("k") is None
+    assert client.get(Names(namespace).lease("k")) == b"foreign"
+
+
+def test_records_of_another_namespace_or_format_are_never_seen(make_face: Any, client: redis.Redis) -> None:
+    """The names keep them apart."""
+    one, other = make_face(namespace="one"), make_face(namespace="other")
+    one.set("k", 1)
+    assert other.get("k") is None
+    other.invalidate("k")
+    assert make_face(namespace="one").get("k") == 1
