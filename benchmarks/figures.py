@@ -142,7 +142,7 @@ def herd(server: RedisServer, colour: str, number: int) -> tuple[int, int, float
 def herds(server: RedisServer, runs: int) -> None:
     for colour, goal in (("threads", "50"), ("tasks", "20")):
         results = [herd(server, colour, number) for number in range(runs)]
-        show(f"cold herd 4 × 250 {colour}, 1 s load: loader calls, most", str(max(each[0] for each in results)), "1")
+        show(f"cold herd 4 x 250 {colour}, 1 s load: loader calls, most", str(max(each[0] for each in results)), "1")
         show("... Redis commands, all 4 processes, most", str(max(each[1] for each in results)), "24")
         show(
             f"... last waiter after the load, ms, median of {runs}",

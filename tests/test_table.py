@@ -272,7 +272,7 @@ class Interleaved(RuleBasedStateMachine):
             assert not isinstance(value, Raises)
             assert self.verified(kept)
             assert self.now < kept.fresh <= kept.hard
-            assert self.quiet_now(kept) or self.now < kept.fresh - 21 * kept.delta
+            assert self.quiet_now(kept) or (self.now < kept.fresh - 21 * kept.delta and not kept.disturbed)
         elif kept is not None and not isinstance(kept.value, Raises):
             plain = self.verified(kept) and self.now < kept.fresh - 21 * kept.delta
             assert not plain or kept.disturbed
@@ -601,6 +601,19 @@ def test_a_quiet_time_never_shortens_the_short_way() -> None:
     put(table, "k", 1)
     table.quiet("k", 3.0, 0.0)
     assert face.get("k") == 1
+
+
+def test_what_ends_the_quiet_ends_the_short_way() -> None:
+    """After unquiet the next read goes the long way, even where a quiet time had opened the short one."""
+    table = Table()
+    face = Face(table, lambda: 99.0)
+    put(table, "k", 1, delta=1.0)
+    table.quiet("k", 99.5, 99.0)
+    assert face.get("k") == 1
+    table.unquiet("k")
+    with pytest.raises(AttributeError):  # the long way
+        face.get("k")
+    assert table.probe("k", 99.0, SURE)[0] == DUE
 
 
 def test_quiet_of_nothing_is_nothing(table: Table) -> None:

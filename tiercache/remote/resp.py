@@ -26,6 +26,8 @@ class Refusal(Exception):
         word = text.split(" ", 1)[0]
         if "The user executing the script can't" in text:  # before 7.2 a script's NOPERM has no code
             return "NOPERM"
+        if "Protocol error: unauthenticated" in text:  # a command too long for who has not logged in
+            return "NOAUTH"
         return word if word.isupper() else "ERR"
 
 
