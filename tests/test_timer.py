@@ -108,14 +108,19 @@ def test_all_due_leases_are_renewed_in_one_call_every_third_of_their_lifetime(wo
     assert world.remote.next() == ("renew", held)
 
 
-def test_a_shorter_lease_wakes_the_thread_that_sleeps_for_a_longer_one(world: World) -> None:
-    """It is held while the thread waits, and renewed in its own time."""
-    slow, quick = a_lease("slow", 60.0), a_lease("quick", 0.3)
-    world.hold(slow)
-    assert world.quiet()
-    world.hold(quick)
-    world.step(0.11)
-    assert world.remote.next() == ("renew", [quick])
+def test_a_shorter_lease_wakes_the_thread_that_sleeps_for_a_longer_one() -> None:
+    """It is held while the thread waits, and renewed in its own time, by the real clock."""
+    remote = Remote()
+    timer = Timer(remote, lambda: Io(lambda *_: []), run, time.monotonic, lambda name: None)  # type: ignore[arg-type, return-value]
+    slow, quick, sign = a_lease("slow", 60.0), a_lease("quick", 0.3), a_lease("sign")
+    timer.hold(slow, 60.0, None)
+    timer.abandon(sign)
+    assert remote.next() == ("release", [sign])
+    while timer._next < time.monotonic() + 15:  # until it sleeps for `slow` again
+        pass
+    timer.hold(quick, 60.0, None)
+    assert remote.next() == ("renew", [quick])
+    timer.close(30)
 
 
 def test_a_lost_lease_is_said_counted_and_not_renewed_again(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""What Redis's replies say. TypeError, ValueError or LookupError: no script of ours answers that."""
+"""What Redis's replies say. TypeError or ValueError: no script of ours answers that."""
 
 from typing import Any
 

@@ -94,7 +94,7 @@ class Calls:
             raise self.refusal(reply)
         try:
             return parse(reply)
-        except (TypeError, ValueError, LookupError):
+        except (TypeError, ValueError):
             raise self.refusal(Refusal("REPLY is not one that tiercache's scripts give")) from None
 
     def refusal(self, reply: Refusal) -> RemoteRefused:

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 try:
-    import hiredis
+    import hiredis  # type: ignore[import-not-found,unused-ignore]
 except ImportError:  # the extra `fast` is not installed
-    hiredis = None  # type: ignore[assignment]
+    hiredis = None  # type: ignore[assignment,unused-ignore]
 
 _IN_SCRIPT = re.compile(r"(ERR Error running script [^:]*: @user_script:\d+: )?(@?user_script: ?\d+: )?-?")  # 6.2's
 _LINE = 65_536  # longer lines, and arrays of more elements, are nobody's reply to us
@@ -64,10 +64,10 @@ def reader() -> Any:
 
 if hiredis is not None:
 
-    class FastReader(hiredis.Reader):
+    class FastReader(hiredis.Reader):  # type: ignore[misc,unused-ignore]
         """Hiredis, which has other errors too for what it can't build."""
 
-        def gets(self) -> Any:  # type: ignore[override]
+        def gets(self) -> Any:  # type: ignore[override,unused-ignore]
             try:
                 return super().gets()
             except (MemoryError, TypeError) as error:
