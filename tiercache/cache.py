@@ -1,4 +1,7 @@
-"""The cache that users make: sync methods, their a-twins, and the decorator."""
+"""The cache that users make: sync methods, their a-twins, and the decorator.
+
+This file is longer than others because every method stands in two colours, with its contract.
+"""
 
 import copy
 import weakref

@@ -1,4 +1,7 @@
-"""What the protocol may ask of the world, and one process's part of the fleet."""
+"""What the protocol may ask of the world, and one process's part of the fleet.
+
+This file is longer than others because it is the whole vocabulary of the flow, and has next to no logic.
+"""
 
 import contextvars
 import copy
