@@ -14,6 +14,7 @@ from tiercache.errors import CacheClosed
 from tiercache.local.flight import Flight
 from tiercache.policy import Policy
 from tiercache.port import AGAIN, Fly, Loader, Message, Node, Outcome, Slot, is_async, loading
+from tiercache.remote.links import Unanswered
 from tiercache.workers import Workers
 
 _LONGEST = 1e6
@@ -27,17 +28,27 @@ class Loops:
         self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLinks] = WeakKeyDictionary()
         self.workers = workers
         self.tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
     def links(self, loop: asyncio.AbstractEventLoop) -> LoopLinks:
         links = self._links.get(loop)
         if links is None:
+            if self._closed:
+                raise Unanswered("the cache is closed", ours=True)
             for ended in [each for each in list(self._links) if each.is_closed()]:
                 self._links.pop(ended, None)
             links = self._links.setdefault(loop, LoopLinks(*self._arguments))
         return links
 
+    def close_own(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close the connection of a loop, on its thread."""
+        links = self._links.get(loop)
+        if links is not None:
+            links.close()
+
     def close(self) -> None:
         """Close every loop's connection, each on its own thread."""
+        self._closed = True
         for loop, links in list(self._links.items()):
             try:
                 loop.call_soon_threadsafe(links.close)
@@ -92,7 +103,9 @@ class AioPort:
         if inbox is not None and not inbox.started.is_set():
             future = self._loop.create_future()
             inbox.when_started(partial(_tell, self._loop, future))
-            await self._until(future, self.node.call_budget)
+            began = self.node.now()
+            await self._until(future, self.left)
+            self.left -= self.node.now() - began
 
     async def _until(self, future: "asyncio.Future[None]", seconds: float) -> None:
         handle = self._loop.call_later(max(0.0, min(seconds, _LONGEST)), _set, future)
@@ -218,7 +231,7 @@ def _tell_loop(loop: asyncio.AbstractEventLoop, call: Any) -> None:
 async def aclose(loops: Loops, close: Callable[[], None]) -> None:
     """Close this loop's connection here, and the rest on a thread, because it may wait for Redis."""
     loop = asyncio.get_running_loop()
-    loops.links(loop).close()
+    loops.close_own(loop)
     future = loop.create_future()
 
     def job() -> None:

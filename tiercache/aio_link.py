@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import redis
-
 from tiercache.remote.links import GRACE, Unanswered, allowance
 from tiercache.remote.resp import INCOMPLETE, Malformed, reader
 
@@ -135,7 +133,7 @@ class LoopLinks:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await connection.connect()
-        except (redis.RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # besides its own and the system's: names that are none, certificates, providers
             await connection.disconnect(nowait=True)
             raise Unanswered(f"can't connect: {type(error).__name__}: {error}") from None
         self._link = LoopLink(connection, self._limit)

@@ -59,7 +59,9 @@ class BlockingPort:
     async def ready(self) -> None:
         inbox = self.node.inbox
         if inbox is not None and not inbox.started.is_set():
-            inbox.started.wait(self.node.call_budget)
+            began = self.node.now()
+            inbox.started.wait(self.left)
+            self.left -= self.node.now() - began
 
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
         return self.node.links.exchange(packed, replies, timeout)  # type: ignore[no-any-return]

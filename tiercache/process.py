@@ -196,6 +196,7 @@ class Process:
             node.slots.lock,
             self._refreshers.lock,
             self._loaders.lock,
+            *([] if self._redis is None else [self._redis.breaker.lock]),
         ]
 
     def before_fork(self) -> None:

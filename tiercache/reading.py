@@ -36,7 +36,7 @@ def look(node: Node, flight: Flight, found: Found, policy: Policy, sent: float, 
             return None
         size = node.weigh(value, size)
     hard = sent + found.remaining
-    fresh = hard - (record.hard_ms - record.fresh_ms) / 1000
+    fresh = min(hard, hard - (record.hard_ms - record.fresh_ms) / 1000)
     verify = sent + policy.local_ttl
     delta = clamp(record.delta_ms / 1000, policy)
     fill = (value, fresh, hard, verify, delta, policy.beta, epoch, record.id, size)

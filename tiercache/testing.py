@@ -99,7 +99,7 @@ class MemoryRedis:
             held = self._lease(lease.key)
             if held is None or held.token != lease.token or held.attempt != lease.attempt:
                 if held is not None and held.token == lease.token:
-                    del self._leases[lease.key]
+                    self._end(lease.key, "retry", b"")
                 return False
             packed = record.pack()
             if record.hard_ms:
