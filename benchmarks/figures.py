@@ -139,9 +139,28 @@ def herd(server: RedisServer, colour: str, number: int) -> tuple[int, int, float
     return loads, len(commands), max(max(waits) for waits, _ in results) * 1000
 
 
+def bare(server: RedisServer) -> float:
+    """Milliseconds until the last of 4 x 250 threads runs that wait on nothing but a threading.Event."""
+    members = [fleet.Member(fleet.bare_event, server.url, "bare", 250) for _ in range(4)]
+    for member in members:
+        member.hear()
+    time.sleep(0.5)  # every thread is to wait by then
+    for member in members:
+        member.tell()
+    last = max(member.hear() for member in members)
+    for member in members:
+        member.end()
+    return float(last * 1000)
+
+
 def herds(server: RedisServer, runs: int) -> None:
     for colour, goal in (("threads", "50"), ("tasks", "20")):
-        results = [herd(server, colour, number) for number in range(runs)]
+        yardstick = []
+        results = []
+        for number in range(runs):
+            results.append(herd(server, colour, number))
+            if colour == "threads":
+                yardstick.append(bare(server))
         show(f"cold herd 4 x 250 {colour}, 1 s load: loader calls, most", str(max(each[0] for each in results)), "1")
         show("... Redis commands, all 4 processes, most", str(max(each[1] for each in results)), "24")
         show(
@@ -149,6 +168,8 @@ def herds(server: RedisServer, runs: int) -> None:
             f"{statistics.median(each[2] for each in results):.1f}",
             goal,
         )
+        if yardstick:
+            show("... the same for 4 x 250 bare threading.Event waiters", f"{statistics.median(yardstick):.1f}", "-")
 
 
 def killed(server: RedisServer) -> None:

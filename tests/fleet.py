@@ -99,6 +99,29 @@ def _tasks(cache: Cache, load: Any, callers: int, pipe: Any) -> list[float]:
     return asyncio.run(main())
 
 
+def bare_event(url: str, namespace: str, pipe: Any, callers: int) -> None:
+    """The yardstick of a herd of threads: so many wait on one threading.Event; send how long the last took."""
+    woken: list[float] = []
+    ready, event = threading.Barrier(callers + 1), threading.Event()
+
+    def call() -> None:
+        ready.wait()
+        event.wait()
+        woken.append(time.monotonic())
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    pipe.send("ready")
+    pipe.recv()
+    start = time.monotonic()
+    event.set()
+    for thread in threads:
+        thread.join()
+    pipe.send(max(woken) - start)
+
+
 def holder(url: str, namespace: str, pipe: Any, policy: dict[str, Any]) -> None:
     """Hold the lease of a load that ends when told; send what the caller got."""
     cache = Cache(url, namespace=namespace, policy=Policy(**policy))
