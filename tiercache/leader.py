@@ -417,9 +417,9 @@ class Leader:
         return (*fill[:8], self.node.weigh(fill[0], fill[8]))
 
 
-def lifetimes(value: Any, policy: Policy, draw: float, exact: bool = False) -> tuple[float, float]:
-    """Fresh and hard lifetime of a value, in seconds: jittered for a loaded one, exactly ttl for a given one."""
-    if isinstance(value, Raises) or (value is None and not exact):
+def lifetimes(value: Any, policy: Policy, draw: float) -> tuple[float, float]:
+    """Fresh and hard lifetime of a loaded value, in seconds: jittered, or that of a negative answer."""
+    if isinstance(value, Raises) or value is None:
         return policy.negative_ttl, policy.negative_ttl
-    fresh = policy.ttl if exact else policy.ttl * (1 - policy.jitter * draw)
+    fresh = policy.ttl * (1 - policy.jitter * draw)
     return fresh, fresh + tail(policy)
