@@ -10,6 +10,17 @@ from redis_server import RedisServer
 from tiercache import Cache
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the chaos, fuzz and simulation tests in their long form")
+
+
+@pytest.fixture(scope="session")
+def amount(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
+    """Chooses how often to do a thing: amount(short, long)."""
+    is_long = pytestconfig.getoption("--long")
+    return lambda short, long: long if is_long else short
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     with RedisServer() as server:
