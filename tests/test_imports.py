@@ -28,8 +28,9 @@ MAY_IMPORT = {
     "extensions": "errors",
     "codec": "errors extensions",
     "port": "local policy record",
-    "values": "codec errors local policy record",
-    "settings": "codec errors policy values",
+    "signing": "errors record",
+    "values": "codec errors local policy record signing",
+    "settings": "codec errors policy signing values",
     "alone": "errors policy port record",
     "remote": "codec errors policy port record",
     "reading": "errors local policy port record",
@@ -37,15 +38,17 @@ MAY_IMPORT = {
     "flow": "errors leader local policy port reading record",
     "blocking": "errors local policy port remote workers",
     "aio_link": "errors remote",
-    "aio": "aio_link errors local policy port remote workers",
+    "wire": "aio_link remote",
+    "aio": "errors local policy port remote wire workers",
     "decorator": "errors keys local policy port",
-    "process": "aio alone blocking errors local policy port remote values workers",
-    "cache": "aio blocking codec decorator errors flow keys local policy port process remote settings values",
-    "testing": "cache codec errors local policy port record",
+    "process": "aio alone blocking errors local policy port remote values wire workers",
+    "cache": "aio blocking codec decorator errors flow keys local policy port process remote settings signing values "
+    "wire",
+    "testing": "cache local record remote",
     "__init__": "cache codec errors policy",
     "cli": "__init__",
 }
-LAZILY = {"aio"}  # imported inside functions alone: a sync program never loads it
+LAZILY = {"aio", "aio_link"}  # imported inside functions alone: a sync program never loads it
 ONLY_IN = {"redis": "remote blocking aio aio_link cli", "asyncio": "aio aio_link cli"}
 PURE = ("flow", "leader", "reading", "policy", "keys", "record", "errors")
 IMPURE = names(

@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tiercache.aio_link import LoopLinks
 from tiercache.errors import CacheClosed
 from tiercache.local.flight import Flight
 from tiercache.policy import Policy
 from tiercache.port import AGAIN, Fly, Loader, Message, Node, Outcome, Slot, is_async, loading
 from tiercache.remote.links import Unanswered
+from tiercache.wire import Wire
 from tiercache.workers import Workers
 
 _LONGEST = 1e6
@@ -23,21 +23,21 @@ _LONGEST = 1e6
 class Loops:
     """What belongs to the event loops of one process: a connection each, and the running loads."""
 
-    def __init__(self, address: Any, connect_timeout: float, limit: int, workers: Workers) -> None:
-        self._arguments = (address, connect_timeout, limit)
-        self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopLinks] = WeakKeyDictionary()
+    def __init__(self, wire: Wire | None, workers: Workers) -> None:
+        self._wire = wire
+        self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
         self.workers = workers
         self.tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
-    def links(self, loop: asyncio.AbstractEventLoop) -> LoopLinks:
+    def links(self, loop: asyncio.AbstractEventLoop) -> Any:
         links = self._links.get(loop)
         if links is None:
-            if self._closed:
+            if self._closed or self._wire is None:
                 raise Unanswered("the cache is closed", ours=True)
             for ended in [each for each in list(self._links) if each.is_closed()]:
                 self._links.pop(ended, None)
-            links = self._links.setdefault(loop, LoopLinks(*self._arguments))
+            links = self._links.setdefault(loop, self._wire.loop_links())
         return links
 
     def close_own(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -116,7 +116,7 @@ class AioPort:
 
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
         link = await self._loops.links(self._loop).link()
-        return await link.exchange(packed, replies, timeout)
+        return await link.exchange(packed, replies, timeout)  # type: ignore[no-any-return]
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
         flight.on_loop = True

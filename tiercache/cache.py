@@ -5,7 +5,7 @@ This file is longer than others because every method stands in two colours, with
 
 import copy
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self, TypeVar, overload
 
@@ -23,11 +23,14 @@ from tiercache.process import Process
 from tiercache.remote.address import Address
 from tiercache.remote.commands import Names, wire_key
 from tiercache.settings import check_settings, weigher
+from tiercache.signing import Signer, check_keys
 from tiercache.values import Values
+from tiercache.wire import RedisWire, Wire
 
 T = TypeVar("T")
 
 FORCE = int(Mode.FORCE)
+_OVERHEAD = 65_536  # bytes that a reply may have beyond its value
 COUNTERS = (
     "hits_local", "hits_remote", "misses", "loads", "load_failures", "early_refreshes", "stale_served", "joins",
     "waits", "grants", "busy", "cooldowns", "commits", "commit_rejected", "leases_lost", "bypass_nested",
@@ -49,7 +52,8 @@ class Cache(Face, Decorators):
     `compress`: None, "zlib" or "zstd", for payloads above `compress_above` bytes. `connect_timeout`,
     `call_timeout`, `call_budget`: seconds for connecting, for one call, and for all Redis calls of one load.
     `refresh_concurrency`: background refreshes of sync callers at once. `around_load`: makes a context manager
-    that is entered around every load outside its caller's frame.
+    that is entered around every load outside its caller's frame. `sign_with`: a secret key, or several, of at
+    least 16 bytes each: records in Redis are signed with the first and believed only if signed with one of them.
 
     The constructor does no I/O and starts no thread. Raises PolicyError, ValueError or TypeError for bad settings.
     """
@@ -75,12 +79,13 @@ class Cache(Face, Decorators):
         call_budget: float = 0.5,
         refresh_concurrency: int = 8,
         around_load: Callable[[], AbstractContextManager[Any]] | None = None,
+        sign_with: bytes | Sequence[bytes] | None = None,
     ) -> None:
         check_settings(
             policy=policy, max_entries=max_entries, max_bytes=max_bytes, weigh=weigh, store=store, codec=codec,
             max_value_bytes=max_value_bytes, push_bytes=push_bytes, compress=compress, compress_above=compress_above,
             connect_timeout=connect_timeout, call_timeout=call_timeout, call_budget=call_budget,
-            refresh_concurrency=refresh_concurrency, around_load=around_load,
+            refresh_concurrency=refresh_concurrency, around_load=around_load, sign_with=sign_with,
         )  # fmt: skip
         if url is not None and client is not None:
             raise TypeError("give either a url or a client, not both")
@@ -89,20 +94,20 @@ class Cache(Face, Decorators):
         self.codec: Codec = codec if codec is not None else MsgpackCodec()
         self._policies: dict[Any, Policy] = {}
         super().__init__(Table(max_entries, max_bytes, store), self._clock(), self.policy.copy)
+        address = None if url is None and client is None else Address(url, client)
+        signer = None if sign_with is None else Signer(check_keys(sign_with), namespace)
         self._process = Process(
             self.table,
-            address=None if url is None and client is None else Address(url, client),
+            wire=self._wire_to(address, connect_timeout, max_value_bytes + _OVERHEAD),
             names=Names(namespace),
-            values=Values(self.codec, compress, compress_above, max_value_bytes),
+            values=Values(self.codec, compress, compress_above, max_value_bytes, signer),
             weigh=weigher(weigh, max_bytes),
             now=self._clock() or monotonic,
             push_bytes=push_bytes,
-            connect_timeout=connect_timeout,
             call_timeout=call_timeout,
             call_budget=call_budget,
             refresh_concurrency=refresh_concurrency,
             around_load=around_load,
-            remote=self._remote(),
         )
         self._shared = self._process.node.remote.shared
         self._finalizer = weakref.finalize(self, self._process.close)
@@ -112,8 +117,8 @@ class Cache(Face, Decorators):
     def _clock(self) -> Callable[[], float] | None:
         return None
 
-    def _remote(self) -> Any:
-        return None
+    def _wire_to(self, address: Address | None, connect_timeout: float, limit: int) -> Wire | None:
+        return None if address is None else RedisWire(address, connect_timeout, limit)
 
     # Reading.
 

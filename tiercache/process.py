@@ -13,21 +13,19 @@ from tiercache.blocking import BlockingPort, run
 from tiercache.errors import CacheClosed
 from tiercache.local.table import Table
 from tiercache.port import Lease, Node, Port, Remote, RemoteDown
-from tiercache.remote.address import Address
 from tiercache.remote.breaker import Breaker
 from tiercache.remote.client import RedisRemote
 from tiercache.remote.commands import Names
-from tiercache.remote.inbox import EPOCH, Inbox, Slots
-from tiercache.remote.links import Link, Links
+from tiercache.remote.inbox import EPOCH, Slots
 from tiercache.remote.timer import Timer
 from tiercache.values import Values
+from tiercache.wire import Wire
 from tiercache.workers import Workers
 
 if TYPE_CHECKING:
     from tiercache.aio import AioPort, Loops
 
 LOAD_THREADS = 32  # sync loaders of async calls, at once
-_OVERHEAD = 65_536  # bytes that a reply may have beyond its value
 
 
 class Process:
@@ -37,34 +35,30 @@ class Process:
         self,
         table: Table,
         *,
-        address: Address | None,
+        wire: Wire | None,  # None: there is no tier 2
         names: Names,
         values: Values,
         weigh: Callable[[Any, int], int],
         now: Callable[[], float],
         push_bytes: int,
-        connect_timeout: float,
         call_timeout: float,
         call_budget: float,
         refresh_concurrency: int,
         around_load: Callable[[], AbstractContextManager[Any]] | None,
-        remote: Any = None,  # of tiercache.testing
     ) -> None:
-        self._names, self._now = names, now
-        self._address, self._connect_timeout = address, connect_timeout
-        self._limit = values.max_bytes + _OVERHEAD
+        self._names, self._now, self._wire = names, now, wire
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._loops: Loops | None = None
         self._refreshers = Workers(refresh_concurrency, "tiercache-refresh")
         self._loaders = Workers(LOAD_THREADS, "tiercache-load")
         self._redis: RedisRemote | None = None
-        if address is not None:
+        if wire is not None:
             self._redis = RedisRemote(
                 names, Breaker(now, _draw), now, table.count, call_timeout=call_timeout, push_bytes=push_bytes
             )
             self._redis.process = os.urandom(16)
-        chosen: Remote = remote or self._redis or Alone()
+        chosen: Remote = self._redis or Alone()
         self.node = Node(
             table=table,
             remote=chosen,
@@ -77,11 +71,9 @@ class Process:
             weigh=weigh,
             call_budget=call_budget,
             around_load=around_load or nullcontext,
-            links=None if address is None else Links(address, connect_timeout, self._limit),
+            links=None if wire is None else wire.links(),
         )
-        if remote is not None:
-            remote.attach(self.node)
-        elif chosen.shared:
+        if chosen.shared:
             table.cut_all(verified=False)  # until the inbox is subscribed
         _living.add(self)
 
@@ -101,7 +93,7 @@ class Process:
         from tiercache.aio import Loops
 
         if self._loops is None:
-            self._loops = Loops(self._address, self._connect_timeout, self._limit, self._loaders)
+            self._loops = Loops(self._wire, self._loaders)
         return self._loops
 
     # Life.
@@ -120,12 +112,9 @@ class Process:
                 inbox.start()
                 self.node.inbox = inbox
 
-    def _new_inbox(self, redis: RedisRemote) -> Inbox:
-        def connect() -> Link:
-            return Link(self._address, self._connect_timeout)
-
-        return Inbox(
-            connect,
+    def _new_inbox(self, redis: RedisRemote) -> Any:
+        assert self._wire is not None
+        return self._wire.inbox(
             (self._names.inbox(redis.process), self._names.invalidations),
             self.node.slots,
             up=self._new_epoch,
@@ -134,7 +123,6 @@ class Process:
             unquiet=self.node.table.unquiet,
             count=self.node.count,
             draw=_draw,
-            patience=self._connect_timeout,
         )
 
     def _new_epoch(self) -> None:

@@ -25,15 +25,16 @@ def look(node: Node, flight: Flight, found: Found, policy: Policy, sent: float, 
     if record is None:
         return None
     seen = flight.seen
-    if seen is not None and seen.id == record.id:
-        value, size = seen.value, seen.weight
-    else:
-        try:
-            value, size = node.values.open(record, policy)
-        except CodecError as error:
-            node.count("undecodable")
+    try:
+        node.values.verify(flight.key, record)
+        kept = seen if seen is not None and seen.id == record.id else None
+        value, size = (kept.value, kept.weight) if kept is not None else node.values.open(record, policy)
+    except CodecError as error:
+        node.count("undecodable")
+        if node.values.may_complain(node.now()):
             log.warning("The record of %r can't be read and is loaded anew: %s", flight.key, error)
-            return None
+        return None
+    if kept is None:
         size = node.weigh(value, size)
     hard = sent + found.remaining
     fresh = min(hard, hard - (record.hard_ms - record.fresh_ms) / 1000)

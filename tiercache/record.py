@@ -4,10 +4,11 @@
          0     3  magic b"tc\\x01" (format 1)
          3     1  kind: 0 value, 1 negative None, 2 negative error
          4     1  codec id
-         5     1  flags: low nibble compression (0 none, 1 zlib, 2 zstd), 0x80 soft-invalid
+         5     1  flags: low nibble compression (0 none, 1 zlib, 2 zstd), 0x40 signed, 0x80 soft-invalid
          6     8  fresh_ms, 14: 8 hard_ms, 22: 4 delta_ms, 26: 4 payload length, 30: 8 id, 38: payload
 
-Integers are big-endian. A record whose magic or length is wrong is absent for everybody, the scripts too.
+Integers are big-endian. A record whose magic or length is wrong is absent for everybody, the scripts too. The payload
+of a signed record ends with its tag (signing.py).
 """
 
 import struct
@@ -16,6 +17,7 @@ from typing import NamedTuple
 MAGIC = b"tc\x01"
 HEADER = struct.Struct(">3sBBBQQII8s")
 VALUE, NONE, ERROR = 0, 1, 2
+SIGNED = 0x40
 SOFT_INVALID = 0x80
 
 
@@ -31,11 +33,16 @@ class Record(NamedTuple):
     id: bytes
     payload: bytes
     soft_invalid: bool = False
+    signed: bool = False
 
     def pack(self) -> bytes:
         """The bytes to store."""
-        flags = self.compression | (SOFT_INVALID if self.soft_invalid else 0)
-        head = HEADER.pack(
+        return self.header() + self.payload
+
+    def header(self) -> bytes:
+        """The bytes before the payload."""
+        flags = self.compression | (SIGNED if self.signed else 0) | (SOFT_INVALID if self.soft_invalid else 0)
+        return HEADER.pack(
             MAGIC,
             self.kind,
             self.codec,
@@ -46,7 +53,6 @@ class Record(NamedTuple):
             len(self.payload),
             self.id,
         )
-        return head + self.payload
 
 
 def unpack(data: bytes) -> Record | None:
@@ -56,5 +62,5 @@ def unpack(data: bytes) -> Record | None:
     magic, kind, codec, flags, fresh_ms, hard_ms, delta_ms, length, id = HEADER.unpack_from(data)
     if magic != MAGIC or len(data) != HEADER.size + length:
         return None
-    compression, soft_invalid = flags & 0x0F, flags >= SOFT_INVALID
-    return Record(kind, codec, compression, fresh_ms, hard_ms, delta_ms, id, data[HEADER.size :], soft_invalid)
+    compression, soft_invalid, signed = flags & 0x0F, flags >= SOFT_INVALID, bool(flags & SIGNED)
+    return Record(kind, codec, compression, fresh_ms, hard_ms, delta_ms, id, data[HEADER.size :], soft_invalid, signed)

@@ -8,6 +8,7 @@ import cachetools
 from tiercache.codec import compress
 from tiercache.errors import PolicyError
 from tiercache.policy import Policy, one_of, seconds
+from tiercache.signing import check_keys
 from tiercache.values import estimate
 
 
@@ -30,6 +31,8 @@ def check_settings(**given: Any) -> None:
     for name in ("weigh", "around_load"):
         if given[name] is not None and not callable(given[name]):
             raise TypeError(f"{name} must be callable, not {type(given[name]).__name__}")
+    if given["sign_with"] is not None:
+        check_keys(given["sign_with"])
     one_of("compress", given["compress"], (None, "zlib", "zstd"))
     compress(b"", given["compress"], 0)  # PolicyError where its library is not installed
 

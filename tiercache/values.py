@@ -1,4 +1,4 @@
-"""Values to records and back: kinds, negative answers, compression and sizes."""
+"""Values to records and back: kinds, negative answers, compression, sizes and signatures."""
 
 from typing import Any
 
@@ -7,18 +7,29 @@ from tiercache.errors import CodecError
 from tiercache.local.table import Raises
 from tiercache.policy import Policy
 from tiercache.record import ERROR, NONE, VALUE, Record
+from tiercache.signing import Signer, bare_record
 
+SILENCE = 60.0  # seconds between two complaints about records: somebody may plant them by the thousand
 _PLAIN = (str, int, float, bytes, bool, type(None))
 
 
 class Values:
     """Packs what a loader gave and opens what Redis holds, within `max_bytes` decoded."""
 
-    def __init__(self, codec: Codec, compression: str | None, above: int, max_bytes: int) -> None:
+    def __init__(
+        self, codec: Codec, compression: str | None, above: int, max_bytes: int, signer: Signer | None = None
+    ) -> None:
         self.codec = codec
         self.max_bytes = max_bytes
+        self._signer = signer
         self._compression = compression
         self._above = above
+        self._complained = -SILENCE
+
+    @property
+    def signed(self) -> bool:
+        """Is every value that is read the work of somebody who has a key?"""
+        return self._signer is not None
 
     def pack(self, key: str, value: Any, *, id: bytes, fresh: float, hard: float, delta: float) -> tuple[Record, int]:
         """The record of a value and the size of its payload; CodecError names the key and the path."""
@@ -47,15 +58,20 @@ class Values:
             id=id,
             payload=small,
         )
-        return record, len(payload)
+        return record if self._signer is None else self._signer.sign(key, record), len(payload)
+
+    def verify(self, key: str, record: Record) -> None:
+        """CodecError for a record that this cache may not believe; without keys it believes all."""
+        if self._signer is not None:
+            self._signer.check(key, record)
 
     def open(self, record: Record, policy: Policy) -> tuple[Any, int]:
-        """The value of a record (`Raises` for a negative error) and its decoded size; else CodecError."""
+        """The value of a verified record (`Raises` for a negative error) and its decoded size; else CodecError."""
         if record.kind == NONE:
             return None, 0
         if record.codec != self.codec.id:
             raise CodecError(f"codec {record.codec} is not this cache's ({self.codec.id})")
-        payload = decompress(record.payload, record.compression, self.max_bytes)
+        payload = decompress(bare_record(record).payload, record.compression, self.max_bytes)
         if len(payload) > self.max_bytes:
             raise CodecError(f"{len(payload):,} bytes decoded; max_value_bytes is {self.max_bytes:,}")
         value = self.codec.decode(payload)
@@ -64,6 +80,13 @@ class Values:
         if record.kind == ERROR:
             return Raises(_open_error(value, policy.negative_errors)), len(payload)
         raise CodecError(f"kind {record.kind} is not known to this version")
+
+    def may_complain(self, now: float) -> bool:
+        """May a record that can't be read be logged? Once a minute; the counter tells them all."""
+        if now - self._complained < SILENCE:
+            return False
+        self._complained = now
+        return True
 
     def _pack_error(self, error: BaseException) -> bytes:
         names = [_name(each) for each in type(error).__mro__ if issubclass(each, Exception)]

@@ -61,12 +61,11 @@ class Slots:
             slot.put(message)
 
 
-class Inbox:
-    """The thread; `started` is set when its first attempt to subscribe has ended, well or not."""
+class Ear:
+    """What is done with what is heard, whoever hears it."""
 
     def __init__(
         self,
-        connect: Callable[[], Link],
         channels: tuple[str, str],
         slots: Slots,
         *,
@@ -75,27 +74,16 @@ class Inbox:
         invalid: Callable[[str, bytes], None],
         unquiet: Callable[[str], None],
         count: Callable[..., None],
-        draw: Callable[[], float],
-        patience: float,
     ) -> None:
-        self._connect = connect
-        self._channels = channels
+        self.channels = channels
         self._slots = slots
         self._up, self._down, self._invalid, self._unquiet = up, down, invalid, unquiet
         self._count = count
-        self._draw = draw
-        self._patience = patience
-        self._link: Link | None = None
-        self._closing = threading.Event()
         self._lock = threading.Lock()
-        self._told: list[Callable[[], object]] = []
-        self.started = threading.Event()
+        self._told: list[Callable[[], object]] = []  # guarded by _lock
+        self.started = threading.Event()  # set when the first attempt to subscribe has ended, well or not
         self.heard = False  # it was subscribed at least once
         self.fault: str | None = None
-        self._thread = threading.Thread(target=self._run, name="tiercache-inbox", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
 
     def when_started(self, tell: Callable[[], object]) -> None:
         """Call `tell`, from any thread, once `started` is set."""
@@ -104,6 +92,71 @@ class Inbox:
                 self._told.append(tell)
                 return
         tell()
+
+    def subscribed(self) -> None:
+        """A subscription holds: a new epoch, which wakes everybody who waits."""
+        self.fault = None
+        self._up()
+        self.heard = True
+        self._slots.put_all(EPOCH)
+        self._tell_started()
+
+    def lost(self, why: str) -> None:
+        """The connection is lost, or could not be made: nothing is verified until the next epoch."""
+        self.fault = why
+        self._down()
+        self._tell_started()
+
+    def _tell_started(self) -> None:
+        with self._lock:
+            self.started.set()
+            told, self._told = self._told, []
+        for tell in told:
+            tell()
+
+    def take(self, channel: bytes, payload: bytes) -> None:
+        """A message came."""
+        try:
+            words = msgpack.unpackb(payload, raw=True, max_array_len=8, max_map_len=0, max_ext_len=0)
+            if not all(isinstance(word, bytes) for word in words):
+                raise TypeError("not a list of strings")
+            key = words[0].decode()
+            if channel == self.channels[1].encode():
+                if len(words[1]) not in (0, 8):
+                    raise ValueError("not an id")
+                self._invalid(key, words[1])
+            else:
+                message = Message(words[1], words[2].decode(), words[3])
+                self._unquiet(key)
+                self._slots.put(key, message)
+        except Exception as error:  # hostile or of a newer version
+            self._count("undecodable")
+            log.debug("An inbox message was ignored: %s", error)
+
+
+class Inbox(Ear):
+    """The thread that hears; `draw` is uniform in (0, 1], `patience` bounds a subscription, in seconds."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Link],
+        channels: tuple[str, str],
+        slots: Slots,
+        *,
+        draw: Callable[[], float],
+        patience: float,
+        **hooks: Any,
+    ) -> None:
+        super().__init__(channels, slots, **hooks)
+        self._connect = connect
+        self._draw = draw
+        self._patience = patience
+        self._link: Link | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tiercache-inbox", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
 
     def close(self, timeout: float) -> None:
         self._closing.set()
@@ -128,7 +181,7 @@ class Inbox:
             except Exception as error:
                 if not isinstance(error, Unanswered):
                     log.exception("The inbox failed: this is a defect of tiercache")
-                self._lost(error, subscribed=subscribed is not None)
+                self._disconnected(error, subscribed=subscribed is not None)
             if subscribed is not None and time.monotonic() - subscribed >= STEADY:
                 pause = 0.05
             self._closing.wait(pause * (0.5 + self._draw()))
@@ -136,40 +189,27 @@ class Inbox:
         if self._link is not None:
             self._link.close()
 
-    def _lost(self, error: Exception, *, subscribed: bool) -> None:
+    def _disconnected(self, error: Exception, *, subscribed: bool) -> None:
         link, self._link = self._link, None
         if link is not None:
             link.close()
-        self.fault = str(error)
-        self._down()
         if not self._closing.is_set() and (subscribed or not self.started.is_set()):
             log.warning("The inbox is not connected (%s): nothing in tier 1 is taken on trust", error)
-        self._tell_started()
+        self.lost(str(error))
 
     def _subscribe(self) -> None:
         self._link = link = self._connect()
         if self._closing.is_set():
             raise Unanswered("closing")
-        link.send(pack("SUBSCRIBE", *self._channels), self._patience)
+        link.send(pack("SUBSCRIBE", *self.channels), self._patience)
         deadline = time.monotonic() + self._patience
-        for _ in self._channels:
+        for _ in self.channels:
             reply = link.receive(deadline, LARGEST)
             if not isinstance(reply, list):
                 raise Unanswered(f"SUBSCRIBE was refused: {reply}")
         if self.fault is not None:
             log.warning("The inbox is connected again")
-        self.fault = None
-        self._up()
-        self.heard = True
-        self._slots.put_all(EPOCH)
-        self._tell_started()
-
-    def _tell_started(self) -> None:
-        with self._lock:
-            self.started.set()
-            told, self._told = self._told, []
-        for tell in told:
-            tell()
+        self.subscribed()
 
     def _listen(self) -> None:
         link = self._link
@@ -180,21 +220,5 @@ class Inbox:
             self._take(link.receive(time.monotonic() + PATIENCE, LARGEST))
 
     def _take(self, reply: Any) -> None:
-        if not isinstance(reply, list) or len(reply) != 3 or reply[0] != b"message":
-            return  # the answer to a PING
-        try:
-            words = msgpack.unpackb(reply[2], raw=True, max_array_len=8, max_map_len=0, max_ext_len=0)
-            if not all(isinstance(word, bytes) for word in words):
-                raise TypeError("not a list of strings")
-            key = words[0].decode()
-            if reply[1] == self._channels[1].encode():
-                if len(words[1]) not in (0, 8):
-                    raise ValueError("not an id")
-                self._invalid(key, words[1])
-            else:
-                message = Message(words[1], words[2].decode(), words[3])
-                self._unquiet(key)
-                self._slots.put(key, message)
-        except Exception as error:  # hostile or of a newer version
-            self._count("undecodable")
-            log.debug("An inbox message was ignored: %s", error)
+        if isinstance(reply, list) and len(reply) == 3 and reply[0] == b"message":
+            self.take(reply[1], reply[2])  # else it is the answer to a PING

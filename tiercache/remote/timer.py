@@ -87,32 +87,40 @@ class Timer:
     def _run(self) -> None:
         while True:
             with self.changed:
-                while not self._closing and not self._abandoned and (pause := self._pause()) > 0:
+                while (pause := self.pause()) > 0:
                     self._next = self._now() + pause
                     self.changed.wait(min(pause, 3600.0))
                 closing = self._closing
-                abandoned, self._abandoned = self._abandoned, []
-                now = self._now()
-                due = [lease for lease in self._held.values() if lease.due <= now < lease.ends]
-                overdue = [lease for lease in self._held.values() if lease.ends <= now]
-                for lease in overdue:
-                    del self._held[lease.token]
-            if due:
-                self._renew(due)
-            for lease in overdue:
-                self._give_up(lease)
-            for lease in abandoned:
-                self._release(lease)
+            self._run_now(self.turn())
             if closing:
                 return
 
-    def _pause(self) -> float:
+    async def turn(self) -> None:
+        """Do what is due now: renew, give up, give back."""
+        with self.changed:
+            abandoned, self._abandoned = self._abandoned, []
+            now = self._now()
+            due = [lease for lease in self._held.values() if lease.due <= now < lease.ends]
+            overdue = [lease for lease in self._held.values() if lease.ends <= now]
+            for lease in overdue:
+                del self._held[lease.token]
+        if due:
+            await self._renew(due)
+        for lease in overdue:
+            self._give_up(lease)
+        for lease in abandoned:
+            await self._release(lease)
+
+    def pause(self) -> float:
+        """Seconds until the next turn; called under `changed`."""
+        if self._closing or self._abandoned:
+            return 0.0
         times = [min(lease.due, lease.ends) for lease in self._held.values()]
         return min(times, default=float("inf")) - self._now()
 
-    def _renew(self, leases: list[Lease]) -> None:
+    async def _renew(self, leases: list[Lease]) -> None:
         try:
-            kept = self._run_now(self._remote.renew(self._io(), leases))
+            kept = await self._remote.renew(self._io(), leases)
         except (RemoteDown, RemoteRefused):
             for lease in leases:
                 lease.due = self._now() + lease.seconds / 10
@@ -134,8 +142,8 @@ class Timer:
             except Exception:  # it may run code of the user's, and other leases are still to be renewed
                 log.exception("Giving up the overdue load of %r failed", lease.key)
 
-    def _release(self, lease: Lease) -> None:
+    async def _release(self, lease: Lease) -> None:
         try:
-            self._run_now(self._remote.release(self._io(), lease))
+            await self._remote.release(self._io(), lease)
         except (RemoteDown, RemoteRefused):
             pass  # it ends by itself

@@ -1,0 +1,102 @@
+"""Strings, hashes and their lifetimes: as much of Redis's keyspace as the scripts use."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from tiercache.remote.resp import Refusal
+
+Hash: TypeAlias = dict[bytes, bytes]
+
+WRONGTYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+
+
+class Keyspace:
+    """`clock` gives seconds. With `full` set, whatever adds memory is refused, as by maxmemory's noeviction."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._values: dict[bytes, bytes | Hash] = {}
+        self._ends: dict[bytes, int] = {}  # in milliseconds; a name that is not in here has no lifetime
+        self.full = False
+
+    def now(self) -> int:
+        """Milliseconds."""
+        return round(self._clock() * 1000)
+
+    def names(self) -> list[bytes]:
+        """Every name that holds something."""
+        return [name for name in list(self._values) if self._value(name) is not None]
+
+    def _value(self, name: bytes) -> bytes | Hash | None:
+        ends = self._ends.get(name)
+        if ends is not None and ends <= self.now():
+            self.delete(name)
+        return self._values.get(name)
+
+    # Of any type.
+
+    def delete(self, *names: bytes) -> int:
+        for name in names:
+            self._ends.pop(name, None)
+        return sum(self._values.pop(name, None) is not None for name in names)
+
+    def pttl(self, name: bytes) -> int:
+        if self._value(name) is None:
+            return -2
+        ends = self._ends.get(name)
+        return -1 if ends is None else ends - self.now()
+
+    def pexpire(self, name: bytes, ms: int) -> None:
+        if self._value(name) is not None:
+            self._ends[name] = self.now() + ms
+
+    def type(self, name: bytes) -> str:
+        value = self._value(name)
+        return "none" if value is None else "string" if isinstance(value, bytes) else "hash"
+
+    def rename(self, name: bytes, new: bytes) -> None:
+        value = self._value(name)
+        if value is None:
+            raise Refusal("ERR no such key")
+        ends = self._ends.get(name)
+        self.delete(name, new)
+        self._values[new] = value
+        if ends is not None:
+            self._ends[new] = ends
+
+    # Strings.
+
+    def get(self, name: bytes) -> bytes | None:
+        value = self._value(name)
+        if isinstance(value, dict):
+            raise Refusal(WRONGTYPE)
+        return value
+
+    def set(self, name: bytes, value: bytes, ms: int | None = None) -> None:
+        if self.full:
+            raise Refusal("OOM command not allowed when used memory > 'maxmemory'.")
+        if ms is not None and ms <= 0:
+            raise Refusal("ERR invalid expire time in 'set' command")
+        self.delete(name)
+        self._values[name] = value
+        if ms is not None:
+            self._ends[name] = self.now() + ms
+
+    def patch(self, name: bytes, value: bytes) -> None:
+        """Replace a string, keeping its lifetime."""
+        self._values[name] = value
+
+    # Hashes.
+
+    def hash(self, name: bytes) -> Hash:
+        """A hash to read; empty where there is none."""
+        value = self._value(name)
+        if isinstance(value, bytes):
+            raise Refusal(WRONGTYPE)
+        return value if value is not None else {}
+
+    def hset(self, name: bytes, fields: Hash) -> None:
+        self.hash(name)
+        held = self._values.setdefault(name, {})
+        assert isinstance(held, dict)
+        held.update(fields)
