@@ -189,12 +189,18 @@ class AioPort:
                 context.run(load)
             except BaseException as error:
                 outcome.error = error
+            if future.cancelled():
+                _never_awaited(outcome.value)
             _tell(self._loop, future)
 
         cancel, flight.cancel = flight.cancel, None  # a thread can't be cancelled: it ends and commits
         if not self._loops.workers.submit(job):
             return Outcome(error=CacheClosed(f"the cache was closed before {flight.key!r} was loaded"))
-        await future
+        try:
+            await future
+        except BaseException:
+            _never_awaited(outcome.value)
+            raise
         flight.cancel = cancel
         return outcome
 
@@ -215,6 +221,12 @@ class AioPort:
 
     def blocks_a_loop(self) -> bool:
         return False
+
+
+def _never_awaited(value: Any) -> None:
+    # A loader's awaitable whose flight was cancelled meanwhile: Python would warn of a coroutine.
+    if inspect.iscoroutine(value):
+        value.close()
 
 
 def _tell(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from tiercache.remote.links import GRACE, Unanswered, allowance
+from tiercache.remote.links import GRACE, Unanswered, allowance, is_demoted
 from tiercache.remote.resp import INCOMPLETE, Malformed, reader
 
 
@@ -78,12 +78,15 @@ class LoopLink(asyncio.Protocol):
                 self._head_at = self._moved
                 if not first.left:
                     self._waiting.popleft()
+                    self.closed = self.closed or is_demoted(first.replies)
                     if not first.future.done():
                         first.future.set_result(first.replies)
         except Malformed as error:
             self._fail(str(error))
         if self._moved - self._head_at > self._limit and self._waiting:
             self._fail(f"a reply of more than {self._limit} bytes", oversized=True)
+        if self.closed and not self._waiting:  # left for a new one, and now nobody waits here
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail("the connection was lost" if exc is None else f"{type(exc).__name__}: {exc}")

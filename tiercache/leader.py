@@ -270,9 +270,12 @@ class Leader:
         if record is None:
             return await self._again(self.read(accept=True))
         taken = self.take(Found(record, record.hard_ms / 1000), sent, epoch)
-        if taken is None and record.hard_ms == 0 and self.old is not None:
+        if taken is not None and not taken[0].stale:
+            return taken
+        if record.hard_ms == 0 and self.old is not None:
             return answer(self.old.value), None  # an answer that is not kept, meant for those who waited
-        return taken
+        # It was waited for longer than it lives. By this clock it may be over, but Redis knows what it has left.
+        return await self._again(self.read(accept=True))
 
     async def _cooldown(self, reply: Cooldown) -> tuple[Outcome, Fill | None]:
         self.quiet = reply.left

@@ -39,6 +39,7 @@ class Address:
         for name in _NOT_OURS:
             arguments.pop(name, None)
         arguments |= {"decode_responses": False, "protocol": 2, "retry": None}
+        self._secrets = [arguments[name] for name in ("password", "ssl_password") if arguments.get(name)]
         self._sync_arguments = _for(self._sync, arguments)
         self._async_arguments = _for(self._async, arguments)
 
@@ -52,28 +53,53 @@ class Address:
         timeouts = {"socket_timeout": connect_timeout, "socket_connect_timeout": connect_timeout}
         return self._async(**{**self._async_arguments, **timeouts})
 
+    def clean(self, text: str) -> str:
+        """What was said about a login, without its secrets: a server may quote the command that it does not know."""
+        text = text.partition(", with args beginning with")[0]
+        for secret in self._secrets:
+            text = text.replace(str(secret), "***")
+        return text
+
 
 def _of_url(url: str) -> tuple[Any, Any, dict[str, Any]]:
     if not isinstance(url, str):
         raise TypeError(f"url must be a str such as 'redis://localhost:6379/0', not {type(url).__name__}")
+    why = _misread(url)
     try:
-        parts = urlsplit(url)
-        if parts.scheme not in ("redis", "rediss", "unix"):
-            raise ValueError
-        if parts.scheme != "unix" and not parts.path.strip("/").isdecimal() and parts.path.strip("/"):
-            raise ValueError("the database after the last / must be a number")
         pool = redis.ConnectionPool.from_url(url)
         arguments = dict(pool.connection_kwargs)
         pool.connection_class(**arguments)  # it does no I/O; what it does not take is said here and now
     except (ValueError, TypeError, redis.RedisError) as error:
-        # What can't be parsed may hold a piece of the password.
-        why = f": {error}" if str(error) else ""
-        if "@" in url:
-            why = " (is every / ? # @ % in its password percent-encoded?)"
+        # Where one part of a URL is mistaken for another, any part can hold the password, or a piece of it.
+        why = why or ("it can't be read" if "@" in url or "password" in url else f"redis-py says: {error}")
+    if why:
+        hint = " (is every / ? # @ % in its password percent-encoded?)" if "@" in url else ""
         raise ValueError(
-            f"url: not a Redis address{why}; use redis://host:port/db, rediss://host:port/db or unix:///path/to/socket"
+            f"url: not a Redis address: {why}{hint}; "
+            "use redis://host:port/db, rediss://host:port/db or unix:///path/to/socket"
         ) from None
     return pool.connection_class, _COLOURS[pool.connection_class], arguments
+
+
+def _misread(url: str) -> str:
+    """What shows that a URL is none of Redis's, or that its password ended before its end; shows nothing of it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "it can't be read"
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        return "its scheme is another"
+    is_file = parts.scheme == "unix" and (not parts.netloc or parts.netloc.endswith("@"))
+    if parts.fragment or "@" in parts.query or ("@" in parts.path and not is_file):
+        return "it goes on after its address"
+    if parts.scheme == "unix":
+        return ""
+    try:
+        _ = parts.port
+    except ValueError:
+        return "its port is not a number up to 65535"
+    database = parts.path.strip("/")
+    return "" if not database or database.isdecimal() else "the database after the last / must be a number"
 
 
 def _of_client(client: Any) -> tuple[Any, Any, dict[str, Any]]:

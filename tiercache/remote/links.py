@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any
 
-from tiercache.remote.resp import INCOMPLETE, Malformed, reader
+from tiercache.remote.resp import INCOMPLETE, Malformed, Refusal, reader
 
 GRACE = 0.05  # a deadline noticed later than this was missed by us, not by Redis
 
@@ -30,6 +30,11 @@ class Unanswered(Exception):
 def allowance(size: int) -> float:
     """Seconds that a call may take beyond its base for the size of what it moves: 10 ms per started 100 kB."""
     return 0.01 * -(-size // 100_000)
+
+
+def is_demoted(replies: list[Any]) -> bool:
+    """Do they come from a primary that has become a replica? Its address may lead to the new one by now."""
+    return Refusal in map(type, replies) and any(type(each) is Refusal and each.code == "READONLY" for each in replies)
 
 
 class Link:
@@ -144,6 +149,10 @@ class Links:
             self._lose(link)
             self.drop_idle()
             raise
+        if is_demoted(out):
+            self._lose(link)
+            self.drop_idle()
+            return out
         self._idle.append(link)
         if self._wanted or self.closed:
             self._tell()

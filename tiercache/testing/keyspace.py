@@ -29,16 +29,21 @@ class Keyspace:
 
     def _value(self, name: bytes) -> bytes | Hash | None:
         ends = self._ends.get(name)
-        if ends is not None and ends <= self.now():
-            self.delete(name)
+        if ends is not None and ends < self.now():
+            self._remove(name)
         return self._values.get(name)
+
+    def _remove(self, name: bytes) -> None:
+        self._ends.pop(name, None)
+        self._values.pop(name, None)
 
     # Of any type.
 
     def delete(self, *names: bytes) -> int:
-        for name in names:
-            self._ends.pop(name, None)
-        return sum(self._values.pop(name, None) is not None for name in names)
+        found = {name for name in names if self._value(name) is not None}
+        for name in found:
+            self._remove(name)
+        return len(found)
 
     def pttl(self, name: bytes) -> int:
         if self._value(name) is None:
@@ -47,7 +52,9 @@ class Keyspace:
         return -1 if ends is None else ends - self.now()
 
     def pexpire(self, name: bytes, ms: int) -> None:
-        if self._value(name) is not None:
+        if ms <= 0:
+            self.delete(name)
+        elif self._value(name) is not None:
             self._ends[name] = self.now() + ms
 
     def type(self, name: bytes) -> str:

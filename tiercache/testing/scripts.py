@@ -17,10 +17,25 @@ Publish: TypeAlias = Callable[[bytes, bytes], None]
 COOLDOWN_KEPT = 60_000  # ms for which the count of failures outlives its cooldown
 
 
+def _pack(*words: bytes | int) -> bytes:
+    # As cmsgpack does: strings in their shortest form, whatever bytes they hold.
+    texts = [word.decode(errors="surrogateescape") if isinstance(word, bytes) else word for word in words]
+    packed: bytes = msgpack.packb(texts, unicode_errors="surrogateescape")
+    return packed
+
+
+def _number(text: bytes | None) -> int:
+    # What a script takes for a number; anything else ends it.
+    try:
+        return int(text or b"")
+    except ValueError:
+        raise Refusal("ERR not a number, in a script") from None
+
+
 def _tell(publish: Publish, fields: Hash, *words: bytes) -> None:
     for field in fields:
         if field.startswith(b"w:"):
-            publish(b"tc1:in:" + field[2:], msgpack.packb(words, use_bin_type=False))
+            publish(b"tc1:in:" + field[2:], _pack(*words))
 
 
 def _usable(data: bytes | None) -> bytes:
@@ -37,7 +52,7 @@ def acquire(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes]
     lease = db.hash(l)
     holder = lease.get(b"t")
     if holder == token:
-        n = max(int(lease[b"n"]), int(attempt))
+        n = max(_number(lease.get(b"n")), int(attempt))
         db.hset(l, {b"n": b"%d" % n})
         return [b"GRANTED", n]
 
@@ -107,7 +122,7 @@ def commit(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes])
     db.delete(l, f)
     _tell(publish, lease, key, id, b"ready", value)
     if channel:
-        publish(channel, msgpack.packb([key, id], use_bin_type=False))
+        publish(channel, _pack(key, id))
     return [b"OK"]
 
 
@@ -130,12 +145,12 @@ def release(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes]
 
     pause, value = 0, b""
     if kind == b"failed":
-        count = int(db.hash(f).get(b"count", b"0")) + 1
+        count = _number(db.hash(f).get(b"count", b"0")) + 1
         pause = int(min(int(most), int(base) * 2 ** min(count - 1, 40)))
         failure = {b"count": b"%d" % count, b"reason": b"failed", b"type": name, b"message": text, b"by": token}
         db.hset(f, failure)
         db.pexpire(f, pause + COOLDOWN_KEPT)
-        value = msgpack.packb([name, text, pause], use_bin_type=False)
+        value = _pack(name, text, pause)
     db.delete(l)
     _tell(publish, lease, key, token[:8], kind, value)
     return [b"OK", pause]
@@ -159,7 +174,7 @@ def invalidate(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[byt
 
     if b"t" in lease:
         _tell(publish, lease, key, lease[b"t"][:8], b"retry", b"")
-    publish(channel, msgpack.packb([key, b""], use_bin_type=False))
+    publish(channel, _pack(key, b""))
     return [b"OK"]
 
 
@@ -179,7 +194,7 @@ def write(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes]) 
     db.delete(l, f)
     if b"t" in lease:
         _tell(publish, lease, key, lease[b"t"][:8], b"ready", record if push == b"1" else b"")
-    publish(channel, msgpack.packb([key, id], use_bin_type=False))
+    publish(channel, _pack(key, id))
     return [b"OK"]
 
 

@@ -1,0 +1,252 @@
+"""What really happened in a history, seen from outside, and what must never have happened."""
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import msgpack
+
+from tiercache.record import HEADER, unpack
+from tiercache.remote import commands as c
+from tiercache.remote.resp import Refusal
+from tiercache.testing import MemoryRedis
+
+SCRIPTS = ("ACQUIRE", "COMMIT", "RENEW", "RELEASE", "INVALIDATE", "WRITE")
+SCRIPT = {getattr(c, name).sha.encode(): name for name in SCRIPTS}
+SHAS = list(SCRIPT)
+SCRIPT |= {getattr(c, name).text.encode(): name for name in SCRIPTS}
+
+
+class Life(NamedTuple):
+    """Until when a stored value is fresh, and until when it may serve at all, in true time."""
+
+    fresh: float
+    hard: float
+
+
+class Granted(NamedTuple):
+    seq: int
+    key: str
+
+
+class Truth:
+    """Keeps the order of all events (`seq`), where each value came from, and the violations found."""
+
+    def __init__(self, loop: Any, namespace: str) -> None:
+        self.loop = loop
+        self.redis = MemoryRedis(loop.time)
+        self.redis._known.update(SHAS)  # SCRIPT FLUSH is a fault of its own
+        self.namespace = namespace
+        self.seq = 0
+        self.violations: list[str] = []
+        self.log: list[str] | None = None
+        self.serials = 0
+        self.origin: dict[int, int] = {}  # serial of a value -> when its load, or its write, began
+        self.life: dict[int, Life] = {}  # of stored values
+        self.failures: dict[str, list[tuple[float, float]]] = defaultdict(list)  # cooldowns, from and until
+        self.fences: dict[str, int] = defaultdict(int)  # key -> the last invalidation or write
+        self.hard_fences: dict[str, int] = defaultdict(int)
+        self.hard: set[int] = set()  # those of them that are no soft invalidations
+        self.soft: set[int] = set()
+        self.floors: dict[tuple[Any, str], int] = defaultdict(int)  # member, key -> the last one it handled
+        self.hard_floors: dict[tuple[Any, str], int] = defaultdict(int)
+        self.heard: dict[bytes, set[bytes]] = defaultdict(set)  # token -> attempts whose GRANTED arrived
+        self.grants: dict[bytes, Granted] = {}
+        self.committed: set[bytes] = set()
+        self.loads: dict[str, int] = defaultdict(int)
+        self.resting: dict[tuple[Any, str], tuple[float, bytes]] = {}  # early acquires that were told BUSY: until, token
+        self.fresh_granted = 0  # leases given though the record was fresh
+
+    def violated(self, what: str) -> None:
+        self.violations.append(f"{self.loop.clock:.4f} {what}")
+
+    def note(self, *parts: Any) -> None:
+        if self.log is not None:
+            self.log.append(f"{self.loop.clock:9.4f} {' '.join(map(str, parts))}")
+
+    def step(self) -> int:
+        self.seq += 1
+        return self.seq
+
+    # Values.
+
+    def new_value(self, size: int = 0) -> Any:
+        """A value that nobody else has; `serial` finds it again."""
+        self.serials += 1
+        self.origin[self.serials] = self.step()
+        return self.serials if not size else [self.serials, b"x" * size]
+
+    @staticmethod
+    def serial(value: Any) -> int | None:
+        return value[0] if isinstance(value, list) else value
+
+    def _stored(self, record: bytes) -> int | None:
+        head = unpack(record)
+        if head is None or head.kind != 0:
+            return None
+        serial = self.serial(msgpack.unpackb(head.payload))
+        assert serial is not None
+        now = self.loop.clock
+        self.life[serial] = Life(now + head.fresh_ms / 1000, now + head.hard_ms / 1000)
+        return serial
+
+    # The server.
+
+    def execute(self, member: Any, words: list[bytes]) -> Any:
+        """One command of a member, executed and judged."""
+        self.step()
+        script = SCRIPT.get(words[1]) if words[0].startswith(b"EVAL") else None
+        if script is None:
+            reply = self.redis.execute(*words)
+            if self.log is not None:
+                self.note("  server:", member, words[0].decode(), "->", _short(reply))
+            return reply
+        count = int(words[2])
+        keys, argv = words[3 : 3 + count], words[3 + count :]
+        before = self.redis.db.get(keys[0]) if script in ("ACQUIRE", "COMMIT") else None
+        reply = self.redis.execute(*words)
+        if self.log is not None:
+            self.note("  server:", member, script, _token(script, argv), "->", _short(reply))
+        if not isinstance(reply, Refusal):
+            getattr(self, "_" + script.lower())(member, keys, argv, before, reply)
+        return reply
+
+    def _acquire(self, member: Any, keys: list[bytes], argv: list[bytes], before: Any, reply: Any) -> None:
+        token, _, inbox, _, known = argv
+        key = _key(keys[0])
+        if reply[0] == b"GRANTED":
+            if token not in self.grants:
+                self.grants[token] = Granted(self.seq, key)
+                member.granted += 1
+            record = unpack(before) if before else None
+            left = self.redis.db.pttl(keys[0])
+            if record is not None and not record.soft_invalid and left - (record.hard_ms - record.fresh_ms) > 100:
+                self.fresh_granted += 1
+        early = not inbox and known and member.listens()
+        if early:
+            until, asked = self.resting.get((member, key), (0.0, b""))
+            if until > self.loop.clock and token != asked:
+                self.violated(f"S13: {member} asks early for {key} again within the lease that it was told of")
+            if reply[0] == b"BUSY":
+                until = self.loop.clock + reply[1] / 1000 - 0.01 - 2 * member.wire.net.slow
+                self.resting[member, key] = (until, token)
+
+    def _commit(self, member: Any, keys: list[bytes], argv: list[bytes], before: Any, reply: Any) -> None:
+        token, attempt, _, hard, *_ = argv
+        if reply[0] != b"OK" or int(hard) == 0:
+            return
+        stored = self.redis.db.get(keys[0])
+        key = _key(keys[0])
+        if stored == before:
+            return  # a repeat
+        if attempt not in self.heard[token]:
+            self.violated(f"S2: {member} commits {key} with an attempt whose grant it never heard")
+        if token in self.committed:
+            self.violated(f"S2: {member} commits {key} a second time with one token")
+        if self.grants[token].seq <= self.fences[key]:
+            self.violated(f"S3: {member} stores {key}, whose lease was granted before the last invalidation")
+        self.committed.add(token)
+        self._rested(key)
+        if stored is not None:
+            self._stored(stored)
+
+    def _renew(self, *_: Any) -> None:
+        pass
+
+    def _release(self, member: Any, keys: list[bytes], argv: list[bytes], before: Any, reply: Any) -> None:
+        if argv[1] == b"failed" and reply[0] == b"OK":
+            now = self.loop.clock
+            self.failures[_key(keys[0])].append((now, now + reply[1] / 1000))
+        if reply[0] == b"OK":
+            self._rested(_key(keys[0]))
+
+    def _rested(self, key: str) -> None:
+        """The lease of a key has ended."""
+        for member, name in list(self.resting):
+            if name == key:
+                del self.resting[member, name]
+
+    def _invalidate(self, member: Any, keys: list[bytes], argv: list[bytes], before: Any, reply: Any) -> None:
+        self._fence(_key(keys[0]), soft=argv[0] == b"soft")
+
+    def _write(self, member: Any, keys: list[bytes], argv: list[bytes], before: Any, reply: Any) -> None:
+        key = _key(keys[0])
+        self._fence(key)
+        stored = self.redis.db.get(keys[0])
+        serial = self._stored(stored) if stored is not None else None
+        if serial is not None:
+            self.origin[serial] = self.seq
+
+    def _fence(self, key: str, soft: bool = False) -> None:
+        self.fences[key] = self.seq
+        (self.soft if soft else self.hard).add(self.seq)
+        if not soft:
+            self.hard_fences[key] = self.seq
+        self._rested(key)
+
+    def answered(self, member: Any, commands: list[Any], replies: list[Any]) -> None:
+        """A process receives the replies to what it sent."""
+        for words, reply in zip(commands, replies, strict=True):
+            if words[0] in (b"EVALSHA", b"EVAL") and isinstance(reply, list) and reply[0] == b"GRANTED":
+                self.heard[words[3 + int(words[2])]].add(b"%d" % reply[1])
+
+    # What a process knows.
+
+    def handled(self, member: Any, key: str, seq: int) -> None:
+        """A process has handled the invalidation or write that was executed at `seq`."""
+        if seq in self.hard:
+            self.hard_floors[member, key] = max(self.hard_floors[member, key], seq)
+        if seq in self.hard or seq in self.soft:  # the announcement of a refresh is no fence
+            self.floors[member, key] = max(self.floors[member, key], seq)
+        self.resting.pop((member, key), None)
+
+    def epoch_began(self, member: Any, seq: int) -> None:
+        """Whatever was invalidated before the subscription is handled with it."""
+        for fences in (self.fences, self.hard_fences):
+            for key, fence in fences.items():
+                if fence <= seq:
+                    self.handled(member, key, fence)
+        for name in [each for each in self.resting if each[0] is member]:
+            del self.resting[name]
+
+    # The answers.
+
+    def answer(self, call: Any, value: Any, stale: bool) -> None:
+        """Judge what a caller got; `call` has member, key, start, floors (at its start) and policy."""
+        serial = self.serial(value)
+        if serial is None:
+            return
+        floor = call.hard_floor if stale else call.floor
+        if self.origin[serial] < floor:
+            origin = self.origin[serial]
+            self.violated(f"S4: {call} got value {serial} (begun at {origin}) though its process knew of {floor}")
+        life = self.life.get(serial)
+        if life is None:
+            return
+        policy = call.policy
+        end = life.hard if stale else min(life.hard, life.fresh + policy.stale_while_revalidate)
+        if call.start > end + 0.002:
+            self.violated(f"S5: {call} got value {serial}, which {'ended' if stale else 'was fresh'} until {end:.4f}")
+
+    def failed(self, call: Any) -> None:
+        """Judge a LoadFailed: it must be of a cooldown that the call met."""
+        now = self.loop.clock
+        if not any(begin <= now and until >= call.start - 0.002 for begin, until in self.failures[call.key]):
+            self.violated(f"S7: {call} was told of a failure that was over before it began")
+
+
+def _key(name: bytes) -> str:
+    return name[name.index(b":", 4) + 1 : name.rindex(b"}")].decode()
+
+
+def _token(script: str, argv: list[bytes]) -> str:
+    if script in ("INVALIDATE", "WRITE"):
+        return ""
+    return argv[0][:3].hex() + (f"/{int(argv[1])}" if script in ("ACQUIRE", "COMMIT") else "")
+
+
+def _short(reply: Any) -> str:
+    if isinstance(reply, bytes) and len(reply) > HEADER.size:
+        return f"record {reply[30:33].hex()}{' soft' if reply[5] >= 128 else ''}"
+    if isinstance(reply, list):
+        return " ".join(each[:3].hex() if isinstance(each, bytes) and not each.isascii() else str(each) for each in reply)
+    return str(reply)
