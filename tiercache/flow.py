@@ -12,7 +12,7 @@ import math
 from functools import partial
 from typing import Any
 
-from tiercache.errors import ReentrantLoadError
+from tiercache.errors import LoadTimeout, ReentrantLoadError
 from tiercache.leader import Leader, late, tail
 from tiercache.local.flight import Flight
 from tiercache.local.table import Mode, Verdict
@@ -49,7 +49,7 @@ async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode
             return answer(rest[0]).shared()
         flight = rest[-1]
         if verdict == DUE:
-            return await _due(port, flight, rest[0], loader, policy)
+            return await _due(port, flight, rest[0], loader, policy, until)
         if node.reenters(key):
             if verdict == LEAD:
                 node.table.settle(flight, AGAIN)
@@ -72,7 +72,7 @@ async def _fly(flight: Flight, loader: Loader, policy: Policy, until: float, por
     return await Leader(port, flight, loader, policy, until).fly()
 
 
-async def _due(port: Port, flight: Flight, value: Any, loader: Loader, policy: Policy) -> Outcome:
+async def _due(port: Port, flight: Flight, value: Any, loader: Loader, policy: Policy, until: float) -> Outcome:
     """Serve the value and refresh it behind, or first, where the policy says so."""
     fly = partial(_fly, flight, loader, policy, math.inf)
     if policy.refresh == "background":
@@ -80,8 +80,8 @@ async def _due(port: Port, flight: Flight, value: Any, loader: Loader, policy: P
         return answer(value).shared()
     outcome = await port.lead(flight, fly, policy)
     if outcome is None:
-        outcome = await _join(port, flight, loader, policy, math.inf)
-    return answer(value).shared() if outcome is AGAIN else outcome
+        outcome = await _join(port, flight, loader, policy, until)
+    return answer(value).shared() if outcome is AGAIN or isinstance(outcome.error, LoadTimeout) else outcome
 
 
 async def _join(port: Port, flight: Flight, loader: Loader, policy: Policy, until: float) -> Outcome:

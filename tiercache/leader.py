@@ -354,10 +354,14 @@ class Leader:
             pause = policy.error_backoff
             node.timer.abandon(self.lease)
         pause = pause or policy.error_backoff
-        if node.failed(self.key, error, pause, self.old) and self.old is not None:
+        if self._remember(error, pause) and self.old is not None:
             log.warning("The refresh of %r fails with %s: %s", self.key, type(error).__name__, error)
         self.quiet = pause
         return self._failed(error)
+
+    def _remember(self, error: BaseException, pause: float) -> bool:
+        # What was fenced says nothing of the loads that come after the fence, and its old value is over.
+        return not self.flight.cut and self.node.failed(self.key, error, pause, self.old)
 
     def _failed(self, error: BaseException) -> tuple[Outcome, Fill | None]:
         # Stale-if-error, else the error.
@@ -382,7 +386,7 @@ class Leader:
             return loaded, None
         if loaded.error is not None and not isinstance(loaded.error, policy.negative_errors):
             node.count("load_failures")
-            node.failed(self.key, loaded.error, policy.error_backoff, self.old)
+            self._remember(loaded.error, policy.error_backoff)
             return self._failed(loaded.error)
         if not isinstance(error, RemoteDown):
             return loaded, None

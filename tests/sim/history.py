@@ -63,7 +63,7 @@ def history(seed: int) -> History:
         negative_ttl=rng.choice((0.0, 0.3)),
         local_ttl=rng.choice((0.1, 30.0)),
         lease=lease,
-        max_load=600.0 if kind == "lasting" else rng.choice((4.0, 30.0)),
+        max_load=600.0 if kind == "lasting" else rng.choice((4.0, 60.0)),
         timeout=rng.choice((None, None, None, 0.2)) if kind != "lasting" else None,
         on_abandon=rng.choice(("cancel", "cancel", "finish")),
         refresh=rng.choice(("background", "background", "caller")),
@@ -72,12 +72,13 @@ def history(seed: int) -> History:
     acts: list[Act] = []
     at = 0.0
     for _ in range(rng.choice((4, 6, 8, 12))):
-        at += rng.choice((0.0, 0.0, 0.0, 0.002, 0.01, 0.1, ttl / 2, ttl))
+        at += rng.choice((0.0, 0.0, 0.0, 0.0, 0.002, 0.01, 0.1, min(lease, 3.0) + 0.1, ttl / 2, ttl))
         acts.append(_act(rng, kind, at, rng.randrange(members), ttl))
     if kind in ("chaos", "lasting"):
-        span = at + 0.3
+        times = [act.at for act in acts]
         for _ in range(rng.choice((1, 2, 3, 5))):
-            acts.append(_fault(rng, kind, span * rng.random(), rng.randrange(members)))
+            near = rng.choice(times) + rng.choice((0.0, 0.001, 0.003, 0.01, 0.05, 0.2, 0.5))
+            acts.append(_fault(rng, kind, near, rng.randrange(members)))
     return History(seed, kind, members, settings, policy, sorted(acts, key=lambda act: act.at))
 
 
@@ -104,23 +105,29 @@ def _act(rng: Random, kind: str, at: float, member: int, ttl: float) -> Act:
 
 def _fault(rng: Random, kind: str, at: float, member: int) -> Act:
     length = rng.choice((0.01, 0.1, 0.5, 2.0))
+    cut = rng.choice((0.0, 0.0, 0.01, 1.0))
     if kind == "lasting":
-        return Act(at, "cut_inbox", member, (rng.choice((0.0, 0.01, 1.0)),))
-    what = rng.choice(
+        return rng.choice((Act(at, "cut_inbox", member, (cut,)), Act(at, "slow", member, (length, 0.048, 0.3))))
+    what, args = rng.choice(
         (
-            "crash", "pause", "pause", "fork", "cut_inbox", "cut_inbox", "cut_off", "lose_requests", "lose_replies",
-            "lose_replies", "slow", "slow", "evict", "restart_redis", "script_flush", "fill_up", "join",
-        )  # fmt: skip
+            ("crash", ()),
+            ("join", ()),
+            ("fork", ()),
+            ("pause", (length,)),
+            ("pause", (length,)),
+            ("cut_inbox", (cut,)),
+            ("cut_inbox", (cut,)),
+            ("cut_off", (length,)),
+            ("lose", (length, 1.0, 0.0)),
+            ("lose", (length, 0.0, 1.0)),
+            ("lose", (length, 0.4, 0.4)),
+            ("slow", (length, rng.choice((0.05, 0.1, 0.5)), 0.0)),
+            ("slow", (length, 0.0, rng.choice((0.1, 1.5)))),
+            ("slow", (length, 0.3, 1.0)),
+            ("evict", (rng.choice(KEYS), rng.choice("vlf"))),
+            ("restart_redis", ()),
+            ("script_flush", ()),
+            ("fill_up", (length,)),
+        )
     )
-    args: tuple[Any, ...] = ()
-    if what in ("pause", "cut_off", "fill_up"):
-        args = (length,)
-    elif what in ("lose_requests", "lose_replies"):
-        args = (length, rng.choice((0.3, 1.0)))
-    elif what == "slow":
-        args = (length, rng.choice((0.02, 0.08, 0.3, 1.0)))
-    elif what == "cut_inbox":
-        args = (rng.choice((0.0, 0.01, 1.0)),)
-    elif what == "evict":
-        args = (rng.choice(KEYS), rng.choice("vlf"))
     return Act(at, what, member, args)

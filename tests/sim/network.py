@@ -22,13 +22,16 @@ class Net:
         self.down = False
         self.lose_request = 0.0
         self.lose_reply = 0.0
-        self.slow = 0.0  # longest delay in seconds of a request, a reply, or a message
+        self.slow = 0.0  # longest delay in seconds that now and then holds up a request or a reply
+        self.slow_messages = 0.0  # the same for what the inbox hears
 
     def heal(self) -> None:
         self.__init__()  # type: ignore[misc]
 
-    def latency(self, rng: Random) -> float:
-        return (0.0002 + 0.0008 * rng.random()) + (self.slow * rng.random() if self.slow else 0.0)
+    @staticmethod
+    def latency(rng: Random, slow: float) -> float:
+        latency = 0.0002 + 0.0008 * rng.random()
+        return latency if not slow or rng.random() < 0.5 else latency + slow * rng.random()
 
 
 class SimWire:
@@ -68,9 +71,9 @@ class SimWire:
             commands.append(command)
         future = loop.create_future()
         if net.down and rng.random() < 0.5:
-            loop.call_later(net.latency(rng), _fail, future, "connection refused")
+            loop.call_later(net.latency(rng, 0.0), _fail, future, "connection refused")
         elif not net.down and rng.random() >= net.lose_request:
-            loop.in_lane(loop.network, net.latency(rng), self._arrive, commands, [], future)
+            loop.in_lane(loop.network, net.latency(rng, net.slow), self._arrive, commands, [], future)
         handle = loop.call_later(timeout, _fail, future, "no answer in time")
         try:
             answer, seq = await future
@@ -85,7 +88,7 @@ class SimWire:
         if len(replies) < len(commands):  # what is sent in one write is not atomic
             loop.in_lane(loop.network, 0.0002 * rng.random(), self._arrive, commands, replies, future)
         elif not self.net.down and rng.random() >= self.net.lose_reply:
-            loop.in_lane(loop.network, self.net.latency(rng), self._answer, commands, replies, self.truth.seq, future)
+            loop.in_lane(loop.network, self.net.latency(rng, self.net.slow), self._answer, commands, replies, self.truth.seq, future)
 
     def _answer(self, commands: list[Any], replies: list[Any], seq: int, future: Any) -> None:
         if not future.done() and not self.member.dead:
@@ -144,7 +147,7 @@ class SimEar(Ear):
         if net.down:
             self._later(0.25 * rng.random(), self._lost, life)
         else:
-            self.wire.loop.in_lane(self.wire.loop.network, net.latency(rng), self._subscribe, life)
+            self.wire.loop.in_lane(self.wire.loop.network, net.latency(rng, net.slow_messages), self._subscribe, life)
 
     def _subscribe(self, life: int) -> None:
         if self.closed or life != self._life:
@@ -152,7 +155,7 @@ class SimEar(Ear):
         truth = self.wire.truth
         self._hear = lambda channel, payload: self._message(life, channel, payload)
         truth.redis.subscribe(self._hear, *self.channels)
-        self._arrives = self.wire.loop.clock + self.wire.net.latency(self.wire.loop.rng)
+        self._arrives = self.wire.loop.clock + self._latency()
         self._later(self._arrives - self.wire.loop.clock, self._subscribed, life, truth.seq)
 
     def _subscribed(self, life: int, seq: int) -> None:
@@ -161,9 +164,12 @@ class SimEar(Ear):
             self.wire.truth.epoch_began(self.wire.member, seq)
             self.subscribed()
 
+    def _latency(self) -> float:
+        return self.wire.net.latency(self.wire.loop.rng, self.wire.net.slow_messages)
+
     def _message(self, life: int, channel: bytes, payload: bytes) -> None:
         loop = self.wire.loop
-        self._arrives = max(self._arrives, loop.clock + self.wire.net.latency(loop.rng))
+        self._arrives = max(self._arrives, loop.clock + self._latency())
         self._later(self._arrives - loop.clock, self._take, life, channel, payload, self.wire.truth.seq)
 
     def _take(self, life: int, channel: bytes, payload: bytes, seq: int) -> None:
@@ -178,5 +184,5 @@ class SimEar(Ear):
             return
         self.lost("cut by the simulation")
         self._life += 1
-        self._later(self._pause * (0.5 + self.wire.loop.rng.random()), self._connect, self._life)
+        self._later(self._pause * self.wire.loop.rng.random(), self._connect, self._life)
         self._pause = min(2.0, self._pause * 2)
