@@ -40,7 +40,7 @@ POLICY = words("""
 """)
 SETTINGS = words("""
     url namespace policy max_entries max_bytes weigh store client codec max_value_bytes push_bytes compress
-    compress_above connect_timeout call_timeout call_budget refresh_concurrency around_load
+    compress_above connect_timeout call_timeout call_budget refresh_concurrency around_load sign_with
 """)
 BASES = {"LoadTimeout": TimeoutError, "PolicyError": ValueError, "CacheClosed": RuntimeError}
 

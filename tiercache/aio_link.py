@@ -132,13 +132,15 @@ class LoopLinks:
             task.exception()  # it was told to whoever waited
 
     async def _connect(self) -> LoopLink:
-        connection = self._address.async_connection(self._connect_timeout)
+        connection, why = self._address.async_connection(self._connect_timeout), ""
         try:
             async with asyncio.timeout(self._connect_timeout):
                 await connection.connect()
         except Exception as error:  # besides its own and the system's: names that are none, certificates, providers
             await connection.disconnect(nowait=True)
-            raise Unanswered(f"can't connect: {type(error).__name__}: {error}") from None
+            why = self._address.clean(f"{type(error).__name__}: {error}")
+        if why:
+            raise Unanswered(f"can't connect: {why}")
         self._link = LoopLink(connection, self._limit)
         if self._keeper is None:
             self._keeper = self._keep()

@@ -135,6 +135,7 @@ class Member:
         self.offset = 10_000 * rng.random()  # its clock says something else than the others'
         self.dead = False
         self.frozen = 0
+        self.resumed = 0.0
         self.lives = 0  # forks
         self.granted = 0
         self.lanes: list[Lane] = []
@@ -191,6 +192,7 @@ class Member:
 
     def resume(self) -> None:
         self.frozen -= 1
+        self.resumed = self.loop.clock
         if not self.frozen:
             for lane in self.lanes:
                 self.loop.thaw(lane)

@@ -54,9 +54,10 @@ class Calls:
 
     async def send(self, io: Port, packed: bytes, count: int, *, retry: bool = True) -> list[Any]:
         """The `count` replies to packed commands, as they are."""
+        why = ""
         for last in (False, True) if retry else (True,):
             if io.left <= 0:
-                raise RemoteDown("the call budget is spent")
+                raise RemoteDown(f"the call budget is spent{why}")
             ticket = self._breaker.admits()
             if not ticket:
                 raise RemoteDown(f"the circuit breaker is open: {self._why}")
@@ -71,6 +72,7 @@ class Calls:
                     self._unanswered(ticket, str(error))
                 if last:
                     raise RemoteDown(str(error)) from None
+                why = f" ({error})"
             else:
                 self._answered()
                 return replies

@@ -42,11 +42,14 @@ class Link:
 
     def __init__(self, address: Any, connect_timeout: float) -> None:
         self._connection = address.connection(connect_timeout)
+        why = ""
         try:
             self._connection.connect()
         except Exception as error:  # besides its own and the system's: names that are none, certificates, providers
             self._connection.disconnect()
-            raise Unanswered(f"can't connect: {_safe(error)}") from None
+            why = address.clean(_safe(error))
+        if why:  # raised outside: what was not cleaned is in nobody's __context__
+            raise Unanswered(f"can't connect: {why}")
         self._socket: socket.socket = self._connection._sock
         self._reader = reader()
         self._poller = select.poll()
@@ -225,5 +228,4 @@ class Links:
 
 
 def _safe(error: BaseException) -> str:
-    # redis-py's messages name the address, never the password.
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
