@@ -5,9 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
 from redis_server import RedisServer
 
 from tiercache import Cache
+
+# For tests/test_mutants.py: a failure is wanted, not its shortest form.
+settings.register_profile("mutants", phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,7 +6,7 @@ import sys
 import time
 
 from sim.history import history
-from sim.run import Run, described, failures, shrink
+from sim.run import Run, described, shrink
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.seed is not None:
         found = history(options.seed)
-        failed = bool(failures(found))
+        failed = bool(Run(found).run())
         print(described(found if options.whole or not failed else shrink(found)))
         return int(failed)
     return run(options)

@@ -139,6 +139,7 @@ class Process:
         if redis is None:
             return
         await port.ready()
+        port.left = self.node.call_budget  # the first call may have spent all of it on the inbox
         lease = Lease(key, self.node.token(), 1.0)
         record, _ = self.node.values.pack(key, "ping", id=lease.id, fresh=1.0, hard=1.0, delta=0.0)
         await redis.read(port, key)

@@ -85,12 +85,14 @@ def history(seed: int) -> History:
 def _act(rng: Random, kind: str, at: float, member: int, ttl: float) -> Act:
     key = KEYS[0] if rng.random() < 0.8 else KEYS[1]
     what = rng.random()
-    if what < 0.78 or kind == "down" and what < 0.9:
+    if what < 0.78 or (kind == "down" and what < 0.9):
         seconds = rng.choice((0.0, 0.005, 0.05, 0.3, 0.3, 1.5 if kind != "good" else 0.5))
         if kind == "chaos" and rng.random() < 0.03:
             seconds = 6.0  # past the shorter max_load
         other = KEYS[1] if key == KEYS[0] else KEYS[0]
-        ends = rng.choice(("value", "value", "value", "value", "value", "large", "none", "raise", "nested", "interrupt"))
+        ends = rng.choice(
+            ("value", "value", "value", "value", "value", "large", "none", "raise", "nested", "interrupt")
+        )
         if kind in ("good", "lasting") and ends in ("nested", "interrupt"):
             ends = "value"
         load = Load(seconds, other if ends == "nested" else ends)

@@ -9,11 +9,10 @@ from typing import Any
 from sim.loop import LANE, Lane, Loop
 from sim.network import SimWire
 from sim.truth import Truth
-
 from tiercache import Cache, Policy, flow
 from tiercache.aio import AioPort
-from tiercache.port import Fly, Loader, Outcome, loading
 from tiercache.local.flight import Flight
+from tiercache.port import Fly, Loader, Outcome, loading
 from tiercache.remote.timer import Timer
 
 

@@ -5,9 +5,9 @@ from random import Random
 from typing import Any
 
 import msgpack
+
 from sim.loop import Lane, Loop
 from sim.truth import Truth
-
 from tiercache.remote.inbox import Ear, Slots
 from tiercache.remote.links import Unanswered
 from tiercache.remote.resp import INCOMPLETE, reader
@@ -88,7 +88,15 @@ class SimWire:
         if len(replies) < len(commands):  # what is sent in one write is not atomic
             loop.in_lane(loop.network, 0.0002 * rng.random(), self._arrive, commands, replies, future)
         elif not self.net.down and rng.random() >= self.net.lose_reply:
-            loop.in_lane(loop.network, self.net.latency(rng, self.net.slow), self._answer, commands, replies, self.truth.seq, future)
+            loop.in_lane(
+                loop.network,
+                self.net.latency(rng, self.net.slow),
+                self._answer,
+                commands,
+                replies,
+                self.truth.seq,
+                future,
+            )
 
     def _answer(self, commands: list[Any], replies: list[Any], seq: int, future: Any) -> None:
         if not future.done() and not self.member.dead:

@@ -56,7 +56,9 @@ class Truth:
         self.orphans: set[str] = set()  # keys with a lease that is held by nobody until it ends
         self.committed: set[bytes] = set()
         self.loads: dict[str, int] = defaultdict(int)
-        self.resting: dict[tuple[Any, str], tuple[float, bytes]] = {}  # early acquires that were told BUSY: until, token
+        self.resting: dict[
+            tuple[Any, str], tuple[float, bytes]
+        ] = {}  # early acquires that were told BUSY: until, token
         self.fresh_granted = 0  # leases given though the record was fresh
 
     def violated(self, what: str) -> None:
@@ -237,7 +239,7 @@ class Truth:
     def failed(self, call: Any) -> None:
         """Judge a LoadFailed: some flight of its process met a cooldown, or waited for the lease that failed."""
         for answer, at in self.asked[call.member, call.key].values():
-            if answer == b"COOLDOWN" or answer == b"BUSY" and any(at <= each for each in self.failures[call.key]):
+            if answer == b"COOLDOWN" or (answer == b"BUSY" and any(at <= each for each in self.failures[call.key])):
                 return
         self.violated(f"S7: {call} was told of a failure that nobody whom its process waited for had")
 
@@ -256,5 +258,7 @@ def _short(reply: Any) -> str:
     if isinstance(reply, bytes) and len(reply) > HEADER.size:
         return f"record {reply[30:33].hex()}{' soft' if reply[5] >= 128 else ''}"
     if isinstance(reply, list):
-        return " ".join(each[:3].hex() if isinstance(each, bytes) and not each.isascii() else str(each) for each in reply)
+        return " ".join(
+            each[:3].hex() if isinstance(each, bytes) and not each.isascii() else str(each) for each in reply
+        )
     return str(reply)
