@@ -328,15 +328,6 @@ MUTANTS = [
 """,
     ),
     Mutant(
-        "a load past max_load commits",
-        "leader.py",
-        """\
-        if self.flight.settled:  # past max_load: its waiters have been told, the lease is gone
-            return loaded, None
-        delta""",
-        "        delta",
-    ),
-    Mutant(
         "a forked child keeps its parent's leases",
         "remote/timer.py",
         """\

@@ -85,6 +85,8 @@ class LoopLink(asyncio.Protocol):
             self._fail(str(error))
         if self._moved - self._head_at > self._limit and self._waiting:
             self._fail(f"a reply of more than {self._limit} bytes", oversized=True)
+        elif not self._waiting and self._reader.has_data():
+            self._fail("an answer that nobody asked for")
         if self.closed and not self._waiting:  # left for a new one, and now nobody waits here
             self.close()
 

@@ -48,7 +48,8 @@ class Cache(Face, Decorators):
     `namespace`: 1 to 64 of A-Z a-z 0-9 _ . -; caches of one namespace share their keys. `policy`: the defaults.
     `max_entries`, `max_bytes`: bounds of tier 1; `weigh(value)` gives the bytes of a value (default: its encoded
     size, else an estimate). `store`: a cachetools.Cache in place of the LRU. `codec`: default msgpack.
-    `max_value_bytes`: largest value, encoded. `push_bytes`: records up to this size travel inside the wake-up.
+    `max_value_bytes`: largest value, encoded; decoded it can take up to about 100 times as much. `push_bytes`:
+    records up to this size travel inside the wake-up.
     `compress`: None, "zlib" or "zstd", for payloads above `compress_above` bytes. `connect_timeout`,
     `call_timeout`, `call_budget`: seconds for connecting, for one call, and for all Redis calls of one load.
     `refresh_concurrency`: background refreshes of sync callers at once. `around_load`: makes a context manager

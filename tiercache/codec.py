@@ -24,12 +24,14 @@ from tiercache.extensions import (
     PLAIN,
     TAGS,
     WRITE,
+    Crowded,
+    Scalars,
     TaggedArrays,
     Write,
+    checked_dict,
     find_fault,
     holds_lookalike,
     name_of,
-    read_scalar,
     register_line,
     text_of,
 )
@@ -93,15 +95,23 @@ class MsgpackCodec:
     def decode(self, data: bytes) -> object:
         """The value; CodecError if `data` is malformed or holds an object that is not registered here."""
         try:
-            if data[:1] != _TAGGED:
-                return unpackb(data, ext_hook=read_scalar, strict_map_key=False, timestamp=3)
-            arrays = TaggedArrays(self._build)
-            hooks = {"ext_hook": arrays.extension, "list_hook": arrays.array}
-            value: object = unpackb(memoryview(data)[1:], strict_map_key=False, timestamp=3, **hooks)
+            try:
+                return self._decode(data, checked=False)
+            except Crowded:
+                return self._decode(data, checked=True)
         except CodecError:
             raise
         except Exception as exc:
             raise CodecError(f"malformed payload: {text_of(exc)}") from exc
+
+    def _decode(self, data: bytes, checked: bool) -> object:
+        options: dict[str, Any] = {"strict_map_key": False, "timestamp": 3}
+        if checked:
+            options["object_pairs_hook"] = checked_dict
+        if data[:1] != _TAGGED:
+            return unpackb(data, ext_hook=Scalars(checked).read, **options)
+        arrays = TaggedArrays(self._build, checked)
+        value: object = unpackb(memoryview(data)[1:], ext_hook=arrays.extension, list_hook=arrays.array, **options)
         if arrays.loose:
             raise CodecError("malformed payload: a tag that heads no array")
         return value

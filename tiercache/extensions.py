@@ -28,7 +28,9 @@ import dataclasses
 import datetime as dt
 import enum
 import gc
+import math
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from struct import Struct
@@ -44,6 +46,8 @@ PLAIN = {type(None), bool, float, str, bytes, list, dict}
 LOOKALIKES = {bytearray, memoryview, ExtType, Timestamp}
 _NESTED = {list, dict, tuple, set, frozenset}
 _DEPTH = 1024
+MANY = 4096  # extensions in a payload, beyond which the keys of its maps and sets are checked
+SAME = 64  # keys of one map or set that may have one hash; others than extensions can't be made to have it
 _REPR = reprlib.Repr()
 _REPR.maxstring = 80
 
@@ -136,6 +140,47 @@ BUILD: dict[int, Callable[[list[Any]], object]] = {TUPLE: tuple, SET: set, FROZE
 """A container from the elements behind its tag, by code."""
 
 
+class Crowded(Exception):
+    """A payload holds many extensions. Whoever wrote it chose their hashes, so its keys have to be checked."""
+
+
+class Scalars:
+    """msgpack's hook for extensions with data; unless `checked`, it raises Crowded where there are too many."""
+
+    def __init__(self, checked: bool) -> None:
+        self._left = math.inf if checked else MANY
+
+    def count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise Crowded
+
+    def read(self, code: int, data: bytes) -> object:
+        self.count()
+        if code not in READ:
+            raise CodecError(f"malformed payload: extension code {code} is unknown in this place")
+        return READ[code](data)
+
+
+def checked_dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """The map of some pairs; CodecError where building it would take quadratic time."""
+    _check_spread([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _check_spread(keys: list[Any]) -> None:
+    if len(keys) > SAME and max(Counter(map(hash, keys)).values()) > SAME:
+        raise CodecError(f"malformed payload: more than {SAME} keys with the same hash")
+
+
+def _checked(build: Callable[[list[Any]], object]) -> Callable[[list[Any]], object]:
+    def checking(values: list[Any]) -> object:
+        _check_spread(values)
+        return build(values)
+
+    return checking
+
+
 class _Tag:
     """Stands in a decoded array's first place until the array is complete."""
 
@@ -148,17 +193,21 @@ class _Tag:
 class TaggedArrays:
     """msgpack's hooks for a payload with tagged arrays; `restore` makes an object of [name, state]."""
 
-    def __init__(self, restore: Callable[[list[Any]], object]) -> None:
+    def __init__(self, restore: Callable[[list[Any]], object], checked: bool) -> None:
         self.loose = 0
         """How many tags head no array: not 0 at the end if the payload is malformed."""
+        self._scalars = Scalars(checked)
         self._tags = {code: _Tag(build) for code, build in (BUILD | {OBJECT: restore}).items()}
+        if checked:
+            self._tags |= {code: _Tag(_checked(BUILD[code])) for code in (SET, FROZENSET)}
 
     def extension(self, code: int, data: bytes) -> object:
         tag = self._tags.get(code)
         if tag is None:
-            return read_scalar(code, data)
+            return self._scalars.read(code, data)
         if data:
             raise CodecError(f"malformed payload: tag {code} has data")
+        self._scalars.count()
         self.loose += 1
         return tag
 
@@ -168,13 +217,6 @@ class TaggedArrays:
         self.loose -= 1
         build: Callable[[list[Any]], object] = values.pop(0).build
         return build(values)
-
-
-def read_scalar(code: int, data: bytes) -> object:
-    """msgpack's hook for a payload without tagged arrays."""
-    if code not in READ:
-        raise CodecError(f"malformed payload: extension code {code} is unknown in this place")
-    return READ[code](data)
 
 
 def holds_lookalike(level: list[object]) -> bool:

@@ -47,7 +47,7 @@ class Process:
         around_load: Callable[[], AbstractContextManager[Any]] | None,
     ) -> None:
         self._names, self._now, self._wire = names, now, wire
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # the inbox is made, and the node closed, under it
         self._pid = os.getpid()
         self._loops: Loops | None = None
         self._refreshers = Workers(refresh_concurrency, "tiercache-refresh")

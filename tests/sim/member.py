@@ -136,7 +136,6 @@ class Member:
         self.frozen = 0
         self.resumed = 0.0
         self.lives = 0  # forks
-        self.granted = 0
         self.lanes: list[Lane] = []
         self.tasks: list[Any] = []
         self.loop_lane, self.timer_lane = self.thread(), self.thread()

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+from collections import Counter
 from random import Random
 from typing import Any
 
@@ -80,6 +81,8 @@ class Run:
                 self._heal()
                 loop.run_until(loop.clock + REST)
                 self._ended()
+                if history.kind != "down" and history.seed % 4 == 0:
+                    self._recovered()
             except Stuck as error:
                 self.truth.violated(f"L1: {error}")
             violations = self.truth.violations + loop.errors
@@ -313,6 +316,35 @@ class Run:
         meant = any(act.what == "call" and act.args[2] == "refresh" for act in self.history.acts)
         if self.history.kind == "good" and self.history.policy.beta == 0 and truth.fresh_granted and not meant:
             truth.violated("a fresh record was loaded again")
+
+    def _recovered(self) -> None:
+        """With the faults gone nothing is worked around any more, and an invalidation reaches everybody."""
+        living = [number for number, member in enumerate(self.members) if not member.dead]
+        for number in living:
+            self.call(number, KEYS[0], "task", "load", Load(0.0, "value"), None)  # a breaker's probe, perhaps
+        self.loop.run_until(self.loop.clock + 1.0)
+        before = {number: _fallbacks(self.members[number]) for number in living}
+        self.invalidate(living[0], KEYS[0], False)
+        self.loop.run_until(self.loop.clock + 1.0)
+        for number in living * 2:
+            for key in KEYS:
+                self.call(number, key, "task", "load", Load(0.0, "value"), None)
+            self.loop.run_until(self.loop.clock + 1.0)
+        for call in self.calls[-4 * len(living) :]:
+            if not call.ended and call.key not in self.truth.orphans:
+                self.truth.violated(f"{call} did not end though nothing was wrong any more")
+        for number in living:
+            member = self.members[number]
+            more = _fallbacks(member) - before[number]
+            if more:
+                self.truth.violated(f"{member} still works around faults that are gone: {dict(more)}")
+            if self.truth.floors[member, KEYS[0]] < self.truth.fences[KEYS[0]]:
+                self.truth.violated(f"{member} did not hear of the last invalidation")
+
+
+def _fallbacks(member: Member) -> "Counter[str]":
+    stats = member.cache.stats()
+    return Counter({name: stats[name] for name in FALLBACKS if name not in MEANT})
 
 
 class _Errors(logging.Handler):

@@ -23,11 +23,6 @@ class Life(NamedTuple):
     hard: float
 
 
-class Granted(NamedTuple):
-    seq: int
-    key: str
-
-
 class Truth:
     """Keeps the order of all events (`seq`), where each value came from, and the violations found."""
 
@@ -51,7 +46,7 @@ class Truth:
         self.floors: dict[tuple[Any, str], int] = defaultdict(int)  # member, key -> the last one it handled
         self.hard_floors: dict[tuple[Any, str], int] = defaultdict(int)
         self.heard: dict[bytes, set[bytes]] = defaultdict(set)  # token -> attempts whose GRANTED arrived
-        self.grants: dict[bytes, Granted] = {}
+        self.grants: dict[tuple[bytes, int], int] = {}  # token, attempt -> when
         self.given_back: set[bytes] = set()
         self.orphans: set[str] = set()  # keys with a lease that is held by nobody until it ends
         self.committed: set[bytes] = set()
@@ -122,9 +117,7 @@ class Truth:
         if reply[0] == b"GRANTED":
             if token in self.given_back:
                 self.orphans.add(key)  # its caller gave up; the release was faster
-            if token not in self.grants:
-                self.grants[token] = Granted(self.seq, key)
-                member.granted += 1
+            self.grants.setdefault((token, reply[1]), self.seq)
             record = unpack(before) if before else None
             left = self.redis.db.pttl(keys[0])
             if record is not None and not record.soft_invalid and left - (record.hard_ms - record.fresh_ms) > 100:
@@ -150,12 +143,14 @@ class Truth:
             self.violated(f"S2: {member} commits {key} with an attempt whose grant it never heard")
         if token in self.committed:
             self.violated(f"S2: {member} commits {key} a second time with one token")
-        if self.grants[token].seq <= self.fences[key]:
-            self.violated(f"S3: {member} stores {key}, whose lease was granted before the last invalidation")
+        serial = self._stored(stored) if stored is not None else None
+        if (
+            self.grants[token, int(attempt)] <= self.fences[key]
+            or self.origin.get(serial or 0, self.seq) <= self.fences[key]
+        ):
+            self.violated(f"S3: {member} stores {key}, whose load began before the last invalidation")
         self.committed.add(token)
         self._rested(key)
-        if stored is not None:
-            self._stored(stored)
 
     def _renew(self, *_: Any) -> None:
         pass

@@ -4,6 +4,7 @@ from tiercache.local.store cimport Store
 
 
 cdef class LRU(Store):
+    # Guarded by the table's lock.
     cdef PyObject* newest
     cdef PyObject* oldest
     cdef Py_ssize_t max_entries

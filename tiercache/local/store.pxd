@@ -10,6 +10,7 @@ cdef inline float before(double seconds) noexcept nogil:
 
 cdef class Entry:
     # 96 bytes, and no method of its own: a table of methods would cost 8 more, rounded up to 16.
+    # Guarded by the table's lock; key, value, fresh, delta, epoch, weight and id never change.
     cdef readonly str key
     cdef readonly object value
     cdef PyObject* newer              # raw links of the recency list: the store's dict owns the entries
@@ -27,6 +28,7 @@ cdef class Entry:
 
 
 cdef class Store:
+    # Guarded by the table's lock.
     cdef dict entries                 # where a hit looks; empty if look-ups run Python code
     cdef readonly object guard        # entered around every call below
 

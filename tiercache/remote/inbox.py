@@ -31,7 +31,7 @@ class Slots:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._slots: defaultdict[str, list[Slot]] = defaultdict(list)
+        self._slots: defaultdict[str, list[Slot]] = defaultdict(list)  # guarded by lock
 
     def open(self, key: str) -> Slot:
         slot = Slot(key)
@@ -117,9 +117,7 @@ class Ear:
     def take(self, channel: bytes, payload: bytes) -> None:
         """A message came."""
         try:
-            words = msgpack.unpackb(payload, raw=True, max_array_len=8, max_map_len=0, max_ext_len=0)
-            if not all(isinstance(word, bytes) for word in words):
-                raise TypeError("not a list of strings")
+            words = msgpack.unpackb(payload, raw=True, max_array_len=8, max_map_len=0, max_ext_len=0, list_hook=_flat)
             key = words[0].decode()
             if channel == self.channels[1].encode():
                 if len(words[1]) not in (0, 8):
@@ -132,6 +130,13 @@ class Ear:
         except Exception as error:  # hostile or of a newer version
             self._count("undecodable")
             log.debug("An inbox message was ignored: %s", error)
+
+
+def _flat(words: list[Any]) -> list[bytes]:
+    # Called from the inside out, so nested lists end here before there are many of them.
+    if not words or not all(isinstance(word, bytes) for word in words):
+        raise TypeError("not a list of strings")
+    return words
 
 
 class Inbox(Ear):
