@@ -248,7 +248,7 @@ def test_a_missing_password_is_said_and_costs_no_value(make_face: Any, warnings:
 
 
 def test_a_read_only_replica_serves_values_and_refuses_leases(make_face: Any, warnings: Any) -> None:
-    """What the primary has is a hit; a load is a bypass; writes and `ping` say READONLY."""
+    """What the primary has is a hit; a load is a bypass, kept here; writes and `ping` say READONLY."""
     with RedisServer("--repl-diskless-sync-delay", "0") as primary, RedisServer() as replica:
         with replica.client() as client:
             client.replicaof("127.0.0.1", primary.port)
@@ -257,7 +257,7 @@ def test_a_read_only_replica_serves_values_and_refuses_leases(make_face: Any, wa
         cache, loader = make_face(replica.tcp_url, **PATIENT), Loader()
         assert cache.get("k") == "set"
         assert cache.get_or_load("k", cache.loader(loader)) == "set"
-        for n in range(3):
+        for n in (0, 1, 2, 0, 1, 2):
             assert cache.get_or_load(f"k{n}", cache.loader(loader)) == "loaded"
         assert cache.stats()["bypass_refused"] == loader.runs == 3
         writes_are_unavailable(cache, "READONLY")
@@ -341,7 +341,7 @@ def test_a_user_who_may_not_elect_loads_without_a_lease(
     make_face(server.tcp_url, **PATIENT).set("k", "set")
     cache, loader = make_face(user(server, *rules), **PATIENT), Loader()
     assert cache.get("k") == ("set" if reads else None)
-    for n in range(3):
+    for n in (0, 1, 2, 0, 1, 2):
         assert cache.get_or_load(f"k{n}", cache.loader(loader)) == "loaded"
     assert cache.stats()["bypass_refused"] == loader.runs == 3
     ping_says(cache, "NOPERM|can't run this command|No permissions")

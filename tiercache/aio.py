@@ -115,7 +115,7 @@ class AioPort:
             handle.cancel()
 
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
-        link = await self._loops.links(self._loop).link()
+        link = await self._loops.links(self._loop).link(self.left)
         return await link.exchange(packed, replies, timeout)  # type: ignore[no-any-return]
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:

@@ -119,14 +119,18 @@ class LoopLinks:
         self._connecting: asyncio.Task[LoopLink] | None = None
         self._keeper: AsyncGenerator[None, None] | None = None
 
-    async def link(self) -> LoopLink:
-        """The connected link; concurrent callers share one attempt to connect."""
+    async def link(self, patience: float) -> LoopLink:
+        """The connected link, within `patience` seconds; concurrent callers share one attempt to connect."""
         if self._link is not None and not self._link.closed:
             return self._link
         if self._connecting is None:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
             self._connecting.add_done_callback(self._connected)
-        return await asyncio.shield(self._connecting)
+        try:
+            async with asyncio.timeout(patience):
+                return await asyncio.shield(self._connecting)
+        except TimeoutError:
+            raise Unanswered("no connection in time") from None
 
     def _connected(self, task: "asyncio.Task[LoopLink]") -> None:
         self._connecting = None

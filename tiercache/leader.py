@@ -380,7 +380,8 @@ class Leader:
             broken = "bypass_breaker" if node.remote.remaining() else "bypass_unanswered"
             counter = "bypass_refused" if isinstance(error, RemoteRefused) else broken
         node.count(counter)
-        started = node.now()
+        # What Redis refuses to lead is kept like any value, for messages still come; what it does not answer, unverified.
+        started, epoch = node.now(), node.table.stamp() if isinstance(error, RemoteRefused) else 0
         loaded = await self.run_loader(Lease(self.key, node.token(), math.inf))
         if self.flight.settled:
             return loaded, None
@@ -388,7 +389,7 @@ class Leader:
             node.count("load_failures")
             self._remember(loaded.error, policy.error_backoff)
             return self._failed(loaded.error)
-        if not isinstance(error, RemoteDown):
+        if error is None:
             return loaded, None
         value = loaded.value if loaded.error is None else Raises(loaded.error)
         fresh, hard = lifetimes(value, policy, node.draw())
@@ -399,7 +400,7 @@ class Leader:
             started + policy.local_ttl,
             clamp(node.now() - started, policy),
             policy.beta,
-            0,
+            epoch,
             b"",
             0,
         )

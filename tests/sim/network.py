@@ -58,7 +58,7 @@ class SimWire:
         self.ear = SimEar(self, channels, slots, **hooks)
         return self.ear
 
-    async def link(self) -> "SimWire":
+    async def link(self, patience: float) -> "SimWire":
         return self
 
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:

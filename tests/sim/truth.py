@@ -1,5 +1,6 @@
 """What really happened in a history, seen from outside, and what must never have happened."""
 
+import math
 from collections import defaultdict
 from typing import Any, NamedTuple
 
@@ -47,6 +48,7 @@ class Truth:
         self.hard_floors: dict[tuple[Any, str], int] = defaultdict(int)
         self.heard: dict[bytes, set[bytes]] = defaultdict(set)  # token -> attempts whose GRANTED arrived
         self.grants: dict[tuple[bytes, int], int] = {}  # token, attempt -> when
+        self.rejected: dict[int, float] = {}  # serials of values that were not stored, and since when that is known
         self.given_back: set[bytes] = set()
         self.orphans: set[str] = set()  # keys with a lease that is held by nobody until it ends
         self.committed: set[bytes] = set()
@@ -189,8 +191,15 @@ class Truth:
     def answered(self, member: Any, commands: list[Any], replies: list[Any]) -> None:
         """A process receives the replies to what it sent."""
         for words, reply in zip(commands, replies, strict=True):
-            if words[0] in (b"EVALSHA", b"EVAL") and isinstance(reply, list) and reply[0] == b"GRANTED":
-                self.heard[words[3 + int(words[2])]].add(b"%d" % reply[1])
+            if not isinstance(reply, list):
+                continue
+            argv = words[3 + int(words[2]) :]
+            if reply[0] == b"GRANTED":
+                self.heard[argv[0]].add(b"%d" % reply[1])
+            elif reply[0] == b"REJECTED" and argv[2]:
+                record = unpack(argv[2])
+                if record is not None and record.kind == 0:
+                    self.rejected[self.serial(msgpack.unpackb(record.payload)) or 0] = self.loop.clock
 
     # What a process knows.
 
@@ -222,12 +231,14 @@ class Truth:
         if self.origin[serial] < floor:
             origin = self.origin[serial]
             self.violated(f"S4: {call} got value {serial} (begun at {origin}) though its process knew of {floor}")
+        stalled = call.start - call.member.resumed < 0.005  # it may have joined what was decided before the stall
+        if call.start > self.rejected.get(serial, math.inf) + 0.002 and not stalled:
+            self.violated(f"S2: {call} got value {serial}, whose commit was rejected, from a tier")
         life = self.life.get(serial)
         if life is None:
             return
         policy = call.policy
         end = life.hard if stale else min(life.hard, life.fresh + policy.stale_while_revalidate)
-        stalled = call.start - call.member.resumed < 0.005  # it may have joined what was decided before the stall
         if call.start > end + 0.002 and not stalled:
             self.violated(f"S5: {call} got value {serial}, which {'ended' if stale else 'was fresh'} until {end:.4f}")
 
