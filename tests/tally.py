@@ -18,7 +18,7 @@ GREATEST = ("longest", "slowest", "grown", "peak", "per", "a second")  # these a
 def main(report: str, page: str) -> None:
     root = xml.parse(report).getroot()
     suites = list(root.iter("testsuite"))
-    counted: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    counted: defaultdict[str, dict[str, float]] = defaultdict(dict)
     tests: Counter[str] = Counter()
     for case in root.iter("testcase"):
         name = case.get("classname", "").removeprefix("tests.").replace(".", "/") or "?"
@@ -27,14 +27,15 @@ def main(report: str, page: str) -> None:
         for each in case.iter("property"):
             what, value = str(each.get("name")).replace("_", " "), float(str(each.get("value")))
             of_all = any(word in what for word in GREATEST)
-            counted[name][what] = max(counted[name][what], value) if of_all else counted[name][what] + value  # type: ignore[assignment]
+            before = counted[name].get(what, 0.0)
+            counted[name][what] = max(before, value) if of_all else before + value
     failed = sum(int(suite.get(kind, 0)) for suite in suites for kind in ("failures", "errors"))
     skipped = sum(int(suite.get("skipped", 0)) for suite in suites)
     hours = sum(float(suite.get("time", 0)) for suite in suites) / 3600
     today = datetime.datetime.now(datetime.UTC).date()
     lines = [
-        f"{today}, CPython {platform.python_version()}, {os.cpu_count()} shared cores: {tests.total()} tests in {hours:.1f} hours, "
-        f"{failed} failed, {skipped} skipped.",
+        f"{today}, CPython {platform.python_version()}, {os.cpu_count()} shared cores: {tests.total()} tests in "
+        f"{hours:.1f} hours, {failed} failed, {skipped} skipped.",
         "",
         "| file | tests | counted |",
         "|---|---:|---|",

@@ -380,7 +380,7 @@ class Leader:
             broken = "bypass_breaker" if node.remote.remaining() else "bypass_unanswered"
             counter = "bypass_refused" if isinstance(error, RemoteRefused) else broken
         node.count(counter)
-        # What Redis refuses to lead is kept like any value, for messages still come; what it does not answer, unverified.
+        # Refused: kept like any value, for messages still come. Not answered: kept, but nobody vouches for it.
         started, epoch = node.now(), node.table.stamp() if isinstance(error, RemoteRefused) else 0
         loaded = await self.run_loader(Lease(self.key, node.token(), math.inf))
         if self.flight.settled:
