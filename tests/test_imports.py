@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "wire": "aio_link remote",
     "aio": "errors local policy port remote wire workers",
     "decorator": "errors keys local policy port",
-    "process": "aio alone blocking errors local policy port remote values wire workers",
+    "process": "aio aio_link alone blocking errors local policy port remote values wire workers",
     "cache": "aio blocking codec decorator errors flow keys local policy port process remote settings signing values "
     "wire",
     "testing": "cache local record remote",

@@ -57,6 +57,9 @@ class Loops:
         self._links.clear()
 
     def after_fork(self) -> None:
+        """In the child: close the copies of the parent's sockets and start with none."""
+        for links in list(self._links.values()):
+            links.after_fork()
         self._links.clear()
         self.tasks.clear()
 

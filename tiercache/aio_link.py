@@ -5,6 +5,7 @@ keeps its place in the queue, so nobody gets another's answer; a connection that
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -107,6 +108,13 @@ class LoopLink(asyncio.Protocol):
         self._transport.abort()
         self._connection._writer = self._connection._reader = None
 
+    def after_fork(self) -> None:
+        """In the child: give up its copy of the socket, behind the back of the loop, which is the parent's."""
+        fd = self._transport.get_extra_info("socket").fileno()
+        if fd >= 0:
+            with open(os.devnull) as nothing:
+                os.dup2(nothing.fileno(), fd, inheritable=False)
+
 
 class LoopLinks:
     """The link of one event loop, made when it is first needed and again when it is lost."""
@@ -160,6 +168,10 @@ class LoopLinks:
         finally:
             self.close()
             await asyncio.sleep(0)
+
+    def after_fork(self) -> None:
+        if self._link is not None:
+            self._link.after_fork()
 
     def close(self) -> None:
         """Drop the connection; callable on the loop's thread only."""

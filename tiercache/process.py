@@ -85,15 +85,19 @@ class Process:
 
     def aio(self) -> "AioPort":
         """A port for one async call, on the running loop."""
+        loops = self.loops()
         from tiercache.aio import AioPort
 
-        return AioPort(self.node, self.loops())
+        return AioPort(self.node, loops)
 
     def loops(self) -> "Loops":
-        from tiercache.aio import Loops
-
         if self._loops is None:
-            self._loops = Loops(self._wire, self._loaders)
+            with self._lock:  # a fork waits for it: a child could not end an import that another thread has begun
+                import tiercache.aio_link  # noqa: F401  # which the first call on a loop needs
+                from tiercache.aio import Loops
+
+                if self._loops is None:
+                    self._loops = Loops(self._wire, self._loaders)
         return self._loops
 
     # Life.

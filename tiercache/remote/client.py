@@ -175,17 +175,28 @@ class RedisRemote:
         """Replace records in one round trip; RemoteRefused says what was wrong with the first that was refused."""
         out: list[c.Command] = []
         for key, record in records:
-            packed = record.pack()
-            inline = len(packed) <= max(c.INLINE, self._push_bytes)
-            keys = self._keys(Lease(key, record.id, 0.0))
-            if not inline:
-                out.append(("SET", keys[3], packed, "PX", 60_000))
-            push = int(len(packed) <= self._push_bytes)
-            hard = max(1, record.hard_ms)
-            args = (packed if inline else b"", hard, push, key, self.names.invalidations, record.id)
-            out.append(c.evalsha(c.WRITE, keys, *args))
+            out += self._write(c.WRITE, key, record)
         for reply in await self._calls.call(io, out, retry=False):
             self._calls.parsed(answers.done, reply)
+
+    def _write(self, script: c.Script, key: str, record: Record, *more: bytes) -> list[c.Command]:
+        packed = record.pack()
+        inline = len(packed) <= max(c.INLINE, self._push_bytes)
+        keys = self._keys(Lease(key, record.id, 0.0))
+        push = int(len(packed) <= self._push_bytes)
+        args = (packed if inline else b"", max(1, record.hard_ms), push, key, self.names.invalidations, record.id)
+        staged: list[c.Command] = [] if inline else [("SET", keys[3], packed, "PX", 60_000)]
+        return [*staged, c.evalsha(script, keys, *args, *more)]
+
+    async def replace(self, io: Port, key: str, record: Record | None, known: bytes) -> bool:
+        """Write a record, or with None invalidate, if the one with the id `known` still stands there (b"": none)."""
+        if record is not None:
+            commands = self._write(c.WRITE_IF, key, record, known)
+        else:
+            keys = self._keys(Lease(key, b"", 0.0))
+            commands = [c.evalsha(c.INVALIDATE_IF, keys, "hard", key, self.names.invalidations, known)]
+        replies = await self._calls.call(io, commands, retry=False)
+        return self._calls.parsed(answers.verdict, replies[-1])[0] == b"OK"
 
     async def invalidate(self, io: Port, keys: list[str], soft: bool) -> None:
         """Invalidate keys in one round trip."""

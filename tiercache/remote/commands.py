@@ -16,15 +16,19 @@ class Script(NamedTuple):
     sha: str
 
 
-def _script(name: str) -> Script:
-    text = (files(__package__) / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
+def _script(*names: str) -> Script:
+    text = "".join((files(__package__) / "scripts" / f"{name}.lua").read_text(encoding="utf-8") for name in names)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE = map(
     _script, ("acquire", "commit", "renew", "release", "invalidate", "write")
 )
-SCRIPTS = {script.sha: script for script in (ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE)}
+WRITE_IF, INVALIDATE_IF = _script("only_if", "write"), _script("only_if", "invalidate")
+SCRIPTS = {
+    script.sha: script
+    for script in (ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE, WRITE_IF, INVALIDATE_IF)
+}
 
 
 def read(name: str) -> bytes:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from typing import Any
+from weakref import WeakSet
 
 from tiercache.remote.resp import INCOMPLETE, Malformed, Refusal, reader
 
@@ -122,12 +123,14 @@ class Links:
         self._most = most
         self.closed = False
         self._idle: list[Link] = []
+        self._living: WeakSet[Link] = WeakSet()  # those in use too
         self.after_fork()
 
     def after_fork(self) -> None:
         """In the child: close the copies of the parent's sockets and start with none."""
-        while self._idle:
-            self._idle.pop().close()
+        self._idle.clear()
+        for link in list(self._living):
+            link.close()
         self._given = threading.Condition()
         # Guarded by _given.
         self._made = 0  # connections that are idle or in use
@@ -179,10 +182,12 @@ class Links:
             if self._may_make(deadline - now):
                 break
         try:
-            return Link(self._address, self._connect_timeout)
+            link = Link(self._address, self._connect_timeout)
         except BaseException:
             self._lose(None)
             raise
+        self._living.add(link)
+        return link
 
     def _may_make(self, timeout: float) -> bool:
         """Wait for a connection. True: make one; False: one was given back, and may be gone again."""

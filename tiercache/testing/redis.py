@@ -133,6 +133,9 @@ class MemoryLoopLinks:
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
         return self._links.exchange(packed, replies, timeout)
 
+    def after_fork(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -14,6 +14,7 @@ from tiercache.remote.resp import Refusal
 from tiercache.testing.keyspace import Hash, Keyspace
 
 Publish: TypeAlias = Callable[[bytes, bytes], None]
+Script: TypeAlias = Callable[[Keyspace, Publish, list[bytes], list[bytes]], Any]
 COOLDOWN_KEPT = 60_000  # ms for which the count of failures outlives its cooldown
 
 
@@ -198,6 +199,17 @@ def write(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes]) 
     return [b"OK"]
 
 
+def only_if(then: Script) -> Script:
+    def run(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes]) -> Any:
+        record = unpack(db.get(keys[0]) or b"")
+        if (record.id if record is not None and db.pttl(keys[0]) > 0 else b"") != argv[-1]:
+            db.delete(keys[3])
+            return [b"LOST"]
+        return then(db, publish, keys, argv[:-1])
+
+    return run
+
+
 SCRIPTS = {
     script.sha.encode(): function
     for script, function in (
@@ -207,6 +219,8 @@ SCRIPTS = {
         (commands.RELEASE, release),
         (commands.INVALIDATE, invalidate),
         (commands.WRITE, write),
+        (commands.WRITE_IF, only_if(write)),
+        (commands.INVALIDATE_IF, only_if(invalidate)),
     )
 }
 TEXTS = {script.text.encode(): sha.encode() for sha, script in commands.SCRIPTS.items()}

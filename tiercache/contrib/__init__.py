@@ -1,0 +1,1 @@
+"""Backends and adapters for frameworks; each module needs its framework."""
