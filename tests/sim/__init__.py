@@ -9,6 +9,7 @@ server is `tiercache.testing.MemoryRedis`, which tests hold against the real scr
     member.py   one process: a Cache, its timer, its calls; it can pause, crash and fork
     truth.py    what really happened, and the checks S1 to S13 while it happens
     history.py  what a seed stands for: policies, calls and faults as plain data
+    acts.py     what can happen: calls, writes, faults
     run.py      runs a history, checks L1 to L6 at its end, shrinks a failing one
 
 `python tests/simulate.py --help` runs seeds; a failing one is replayed with `--seed N`.

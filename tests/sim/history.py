@@ -76,7 +76,7 @@ def history(seed: int) -> History:
         acts.append(_act(rng, kind, at, rng.randrange(members), ttl))
     if kind in ("chaos", "lasting"):
         times = [act.at for act in acts]
-        for _ in range(rng.choice((1, 2, 3, 5))):
+        for _ in range(rng.choice((1, 2, 3, 5) if kind == "chaos" else (3, 5, 8))):
             near = rng.choice(times) + rng.choice((0.0, 0.001, 0.003, 0.01, 0.05, 0.2, 0.5))
             acts.append(_fault(rng, kind, near, rng.randrange(members)))
     return History(seed, kind, members, settings, policy, sorted(acts, key=lambda act: act.at))

@@ -8,6 +8,8 @@ from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any
 
+LANE: "ContextVar[Lane]" = ContextVar("lane")
+
 
 class Lane:
     """One thing that runs by itself: a process's event loop, one of its threads, or the network.
@@ -15,16 +17,15 @@ class Lane:
     What is scheduled in a lane runs in the order of its scheduling; which lane goes on is drawn.
     """
 
-    __slots__ = ("dead", "frozen", "queue", "queued")
+    __slots__ = ("context", "dead", "frozen", "queue", "queued")
 
     def __init__(self) -> None:
         self.queue: deque[Handle] = deque()
+        self.context = Context()  # of what is no task
+        self.context.run(LANE.set, self)
         self.queued = False  # the loop knows that there is something to run
         self.frozen = False  # SIGSTOP
         self.dead = False
-
-
-LANE: ContextVar[Lane] = ContextVar("lane")
 
 
 class Handle:
@@ -111,9 +112,7 @@ class Loop(asyncio.AbstractEventLoop):
 
     def in_lane(self, lane: Lane, delay: float, callback: Callable[..., Any], *args: Any) -> Any:
         """Call something later in a lane."""
-        context = Context()
-        context.run(LANE.set, lane)
-        return self.call_at(self.clock + delay, callback, *args, context=context)
+        return self.call_at(self.clock + delay, callback, *args, context=lane.context)
 
     def thaw(self, lane: Lane) -> None:
         lane.frozen = False
@@ -153,13 +152,13 @@ class Loop(asyncio.AbstractEventLoop):
         active = self._active
         at = int(self.rng.random() * len(active)) if len(active) > 1 else 0
         lane = active[at]
-        if lane.frozen or lane.dead or not lane.queue:
+        running = lane.queue and not (lane.frozen or lane.dead)
+        handle = lane.queue.popleft() if running else None
+        if not (running and lane.queue):
             active[at] = active[-1]
             active.pop()
             lane.queued = False
-            return
-        handle = lane.queue.popleft()
-        if handle.callback is not None:
+        if handle is not None and handle.callback is not None:
             self.steps += 1
             try:
                 handle.context.run(handle.callback, *handle.args)

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Callable
-from contextvars import Context
 from random import Random
 from typing import Any
 
-from sim.loop import LANE, Lane, Loop
+from sim.loop import Lane, Loop
 from sim.network import SimWire
 from sim.truth import Truth
 from tiercache import Cache, Policy, flow
@@ -89,10 +88,7 @@ class ThreadPort(TaskPort):
             loading.reset(entered)
 
     def spawn(self, flight: Flight, fly: Fly) -> None:
-        lane = self.member.thread()
-        context = Context()
-        context.run(LANE.set, lane)
-        self.member.tasks.append(self.member.loop.create_task(fly(ThreadPort(self.member)), context=context))
+        self.member.start(self.member.thread(), fly(ThreadPort(self.member)))
 
     def stop(self) -> None:
         pass
@@ -137,7 +133,6 @@ class Member:
         self.resumed = 0.0
         self.lives = 0  # forks
         self.lanes: list[Lane] = []
-        self.tasks: list[Any] = []
         self.loop_lane, self.timer_lane = self.thread(), self.thread()
         self.wire = SimWire(loop, truth, self)
         self.joinable: dict[str, Flight] = {}
@@ -162,9 +157,7 @@ class Member:
         return lane
 
     def start(self, lane: Lane, coro: Any) -> Any:
-        task = self.loop.start(lane, coro)
-        self.tasks.append(task)
-        return task
+        return self.loop.start(lane, coro)
 
     def listens(self) -> bool:
         return self.wire.ear is not None and self.wire.ear.heard

@@ -40,6 +40,7 @@ class SimWire:
     def __init__(self, loop: Loop, truth: Truth, member: Any) -> None:
         self.loop, self.truth, self.member = loop, truth, member
         self.net = Net()
+        self._parser = reader()
         self.ear: SimEar | None = None
 
     def links(self) -> Any:
@@ -64,10 +65,9 @@ class SimWire:
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
         """The replies, or Unanswered; what was given up may still be executed."""
         loop, net, rng = self.loop, self.net, self.loop.rng
-        parser = reader()
-        parser.feed(packed)
+        self._parser.feed(packed)
         commands = []
-        while (command := parser.gets()) is not INCOMPLETE:
+        while (command := self._parser.gets()) is not INCOMPLETE:
             commands.append(command)
         future = loop.create_future()
         if net.down and rng.random() < 0.5:
