@@ -39,7 +39,7 @@ class SimTimer(Timer):
         self._look_at = math.inf
         pause = self.pause()
         if pause > 0:
-            self._schedule(pause)
+            self._schedule(max(pause, 1e-6))  # a float may be too coarse to get any nearer
         else:
             self._turning = True
             self._member.start(self._member.timer_lane, self._turn())
