@@ -23,7 +23,7 @@ def simulate(*options: str) -> "subprocess.Popen[str]":
 def test_no_history_breaks_a_promise(amount: Any, record_property: Any) -> None:
     """S1 to S13 after each step and L1 to L6 at the end, in every history; each on as many cores as there are."""
     cores = os.cpu_count() or 1
-    share = amount(20_000, 1_000_000) // cores
+    share = amount(20_000, 300_000) // cores
     running = [simulate("--seeds", str(share), "--first", str(share * core)) for core in range(cores)]
     said = [process.communicate()[0] for process in running]
     assert [process.returncode for process in running] == [0] * cores, "\n".join(said)
