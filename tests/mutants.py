@@ -34,6 +34,7 @@ MUTANTS = [
             if slot is not None:
                 slot.clear()
 """,
+        seed=1929,
     ),
     Mutant(
         "no wake on a new epoch",
@@ -42,6 +43,7 @@ MUTANTS = [
         self._slots.put_all(EPOCH)
 """,
         "",
+        seed=48,
     ),
     Mutant(
         "the epoch wakes only those already waiting",
@@ -52,6 +54,7 @@ MUTANTS = [
         """\
             waiting = [slot for slots in self._slots.values() for slot in slots if slot.wake is not None]
 """,
+        seed=14023,
     ),
     Mutant(
         "one slot per key instead of per flight",
@@ -65,6 +68,7 @@ MUTANTS = [
                 self._slots[key].append(slot)
             return self._slots[key][0]
 """,
+        seed=417,
     ),
     Mutant(
         "a bypass commits",
@@ -76,6 +80,7 @@ MUTANTS = [
         """\
         return await self._commit(loaded.value, 0.01)
 """,
+        seed=8432,
     ),
     Mutant(
         "an unanswered acquire commits",
@@ -92,6 +97,7 @@ MUTANTS = [
             self._abandon()
             if self.flight.early:
 """,
+        seed=23,
     ),
     Mutant(
         "a retried acquire bears the same attempt",
@@ -104,12 +110,14 @@ MUTANTS = [
         lease.attempt += 1
         for last in (False, True):
 """,
+        seed=3624,
     ),
     Mutant(
         "an entry of an earlier epoch is trusted",
         "local/table.pyx",
         "now >= (<Entry>p).early or (<Entry>p).epoch != self.epoch:",
         "now >= (<Entry>p).early:",
+        seed=3743,
     ),
     Mutant(
         "a new epoch does not cut flights",
@@ -121,6 +129,7 @@ MUTANTS = [
         """\
             if verified:
 """,
+        seed=7613,
     ),
     Mutant(
         "a cut flight fills tier 1",
@@ -136,6 +145,7 @@ MUTANTS = [
         if self.flights.get(flight.key) is flight:
             del self.flights[flight.key]
 """,
+        seed=120,
     ),
     Mutant(
         "an early refresh with the id just read",
@@ -152,6 +162,7 @@ MUTANTS = [
             try:
                 read = await self.read()
 """,
+        seed=1910,
     ),
     Mutant(
         "no quiet after BUSY",
@@ -165,6 +176,7 @@ MUTANTS = [
             case Busy() if slot is None:
                 node.count("busy")
 """,
+        seed=2758,
     ),
     Mutant(
         "failed is believed from another lease",
@@ -358,5 +370,47 @@ MUTANTS = [
         """\
         if not hard:
 """,
+    ),
+    Mutant(
+        "a pushed value that looks over is not asked for",
+        "leader.py",
+        "        return await self._again(self.read(accept=True))\n\n    async def _cooldown",
+        "        return taken\n\n    async def _cooldown",
+        caught_by="tests/test_flow.py::test_a_load_longer_than_its_value_lives_is_one_load_all_the_same",
+    ),
+    Mutant(
+        "a fenced load's failure is remembered",
+        "leader.py",
+        "return not self.flight.cut and self.node.failed(",
+        "return self.node.failed(",
+        caught_by="tests/test_stress.py::test_a_load_that_fails_after_an_invalidation_brings_no_old_value_back",
+    ),
+    Mutant(
+        "a refresh by the caller knows no timeout",
+        "flow.py",
+        "        outcome = await _join(port, flight, loader, policy, until)\n    return answer(value)",
+        "        outcome = await _join(port, flight, loader, policy, math.inf)\n    return answer(value)",
+        caught_by="tests/test_aio.py::test_a_refresh_by_the_caller_keeps_the_callers_timeout",
+    ),
+    Mutant(
+        "a refused load is kept nowhere",
+        "leader.py",
+        "        if error is None:\n            return loaded, None\n        value",
+        "        if not isinstance(error, RemoteDown):\n            return loaded, None\n        value",
+        caught_by="tests/test_bad_redis.py",
+    ),
+    Mutant(
+        "an answer that nobody asked for is the next caller's",
+        "aio_link.py",
+        "        elif not self._waiting and self._reader.has_data():\n",
+        "        elif False:\n",
+        caught_by="tests/test_fuzz.py::test_what_nobody_asked_for_answers_nobody",
+    ),
+    Mutant(
+        "a child keeps the sockets of its parent's loops",
+        "aio.py",
+        "            links.after_fork()\n",
+        "            pass\n",
+        caught_by="tests/chaos/test_forks_and_exits.py::test_workers_of_a_master_that_is_loading",
     ),
 ]

@@ -44,6 +44,23 @@ async def joined(cache: Cache, count: int) -> None:
     raise AssertionError("they did not join")
 
 
+def test_a_refresh_by_the_caller_keeps_the_callers_timeout() -> None:
+    """Its value is at hand: after `timeout` it has that, while the load goes on for the others."""
+
+    async def main() -> None:
+        policy = Policy(ttl=0.01, jitter=0, beta=0, stale_while_revalidate=60, refresh="caller", timeout=0.05)
+        cache, gate = MemoryCache(policy=policy), AsyncGate("new")
+        await cache.aset("k", "old")
+        while cache.table.peek("k").fresh > cache._process.node.now():
+            await asyncio.sleep(0.005)
+        async with asyncio.timeout(30):
+            assert await cache.aget_or_load("k", gate) == "old"
+        assert gate.runs == 1
+        await cache.aclose()
+
+    asyncio.run(main())
+
+
 def test_tasks_share_one_load() -> None:
     """A hundred tasks, one run of the loader."""
 

@@ -98,6 +98,24 @@ def test_callers_of_two_processes_share_one_load(fleet: MemoryRedis) -> None:
     assert other.table.peek("k") is not None
 
 
+@pytest.mark.parametrize("swr", [0, 5])
+def test_a_load_longer_than_its_value_lives_is_one_load_all_the_same(
+    fleet: MemoryRedis, clock: SteppedClock, swr: float
+) -> None:
+    """By the waiter's clock, which counts from its election, the pushed value is over; Redis says that it is not."""
+    policy = Policy(ttl=1, jitter=0, beta=0, stale_while_revalidate=swr, lease=30)
+    one, other, gate = MemoryCache(fleet, policy=policy), MemoryCache(fleet, policy=policy), Gate()
+    first = in_thread(lambda: one.get_or_load("k", gate))
+    assert gate.running.wait(10)
+    second = in_thread(lambda: other.get_or_load("k", gate))
+    until(lambda: other.stats()["waits"] == 1)
+    clock.step(2)
+    gate.go.set()
+    assert (first(), second()) == (1, 1)
+    assert gate.runs == 1
+    assert other.stats()["stale_served"] == 0
+
+
 def test_an_invalidation_during_the_load_keeps_its_value_out(fleet: MemoryRedis) -> None:
     """The callers get what was loaded; no tier keeps it; a later caller loads again."""
     one, other, gate = MemoryCache(fleet), MemoryCache(fleet), Gate("old")
