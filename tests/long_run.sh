@@ -11,4 +11,4 @@ trap 'rm -f "$report"' EXIT
     tests/test_{memory_redis,scripts_model,table_machine,two_flows}.py
 "$python" -m pytest --long --junitxml="$report" "$@"
 PYTHON=$python bash tests/sanitizer.sh
-"$python" tests/tally.py "$report" docs/reliability.md
+"$python" tests/tally.py docs/reliability.md "$report"

@@ -187,6 +187,7 @@ MUTANTS = [
         """\
         if message.holder != holder and message.kind != "failed":
 """,
+        seed=24371,
     ),
     Mutant(
         "a late pushed value is believed",
@@ -197,6 +198,7 @@ MUTANTS = [
         """\
         if message.holder != holder and message.kind != "ready":
 """,
+        seed=24371,
     ),
     Mutant(
         "the join of a local flight is not bounded by nested_wait",
@@ -207,6 +209,7 @@ MUTANTS = [
         """\
     patience = policy.max_load + 2 * node.call_budget
 """,
+        seed=2311,
     ),
     # Our own.
     Mutant(
@@ -221,6 +224,7 @@ MUTANTS = [
             table.settle(self.flight, AGAIN)
             raise
 """,
+        seed=122,
     ),
     Mutant(
         "a cancelled flight is not settled",
@@ -234,6 +238,7 @@ MUTANTS = [
             self._abandon()
             raise
 """,
+        seed=60,
     ),
     Mutant(
         "leases are not renewed",
@@ -243,6 +248,7 @@ MUTANTS = [
             await self._renew(due)
 """,
         "",
+        seed=1,
     ),
     Mutant(
         "the wait for a lease has no end",
@@ -253,6 +259,7 @@ MUTANTS = [
         """\
         limit = min(self.until, give_up)
 """,
+        seed=348,
     ),
     Mutant(
         "an invalidation does not cut",
@@ -261,6 +268,7 @@ MUTANTS = [
         self.table.cut(key, id)
 """,
         "",
+        seed=4,
     ),
     Mutant(
         "what failed before an invalidation is remembered after it",
@@ -272,6 +280,7 @@ MUTANTS = [
         """\
         self.table.cut(key, id)
 """,
+        seed=245,
     ),
     Mutant(
         "lifetimes are anchored where the answer came",
@@ -282,12 +291,14 @@ MUTANTS = [
         """\
     hard = node.now() + record.hard_ms / 1000
 """,
+        seed=0,
     ),
     Mutant(
         "a soft-invalid record is served",
         "reading.py",
         "    if record.soft_invalid or now >= hard",
         "    if now >= hard",
+        seed=17,
     ),
     Mutant(
         "an entry is verified though nothing is heard",
@@ -296,7 +307,7 @@ MUTANTS = [
         return 0 if self.epoch == LOST else self.epoch
 """,
         """\
-        return self.epochs
+        return self.epochs + 1 if self.epoch == LOST else self.epoch
 """,
     ),
     Mutant(
@@ -308,6 +319,7 @@ MUTANTS = [
         """\
             down=lambda: None,
 """,
+        caught_by="tests/test_peers.py",
     ),
     Mutant(
         "a waiter is not registered",

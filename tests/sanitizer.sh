@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
+case $python in /*) ;; */*) python=$PWD/$python ;; esac # it is called from elsewhere
 
 library() { # the path of a library of gcc's, or nothing
     local path

@@ -15,12 +15,12 @@ BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->"
 GREATEST = ("longest", "slowest", "grown", "peak", "per", "a second")  # these are not added up
 
 
-def main(report: str, page: str) -> None:
-    root = xml.parse(report).getroot()
-    suites = list(root.iter("testsuite"))
+def main(page: str, *reports: str) -> None:
+    roots = [xml.parse(report).getroot() for report in reports]
+    suites = [suite for root in roots for suite in root.iter("testsuite")]
     counted: defaultdict[str, dict[str, float]] = defaultdict(dict)
     tests: Counter[str] = Counter()
-    for case in root.iter("testcase"):
+    for case in (case for suite in suites for case in suite.iter("testcase")):
         name = case.get("classname", "").removeprefix("tests.").replace(".", "/") or "?"
         if case.find("skipped") is None:
             tests[name] += 1
@@ -49,4 +49,4 @@ def main(report: str, page: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:])

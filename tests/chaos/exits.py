@@ -51,6 +51,7 @@ def unhandled(url: str, namespace: str, lease: float) -> None:
 
 def interrupted(url: str, namespace: str, lease: float) -> None:
     """Ctrl-C in the loader, on the main thread."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     cache = _cache(url, namespace, lease)
     cache.get_or_load("k", lambda: signal.raise_signal(signal.SIGINT))
 
