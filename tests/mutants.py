@@ -330,6 +330,7 @@ MUTANTS = [
         """\
         inbox = ""
 """,
+        seed=6,
     ),
     Mutant(
         "the last caller to leave cancels nothing",
@@ -339,6 +340,7 @@ MUTANTS = [
             flight.cancel = partial(self._abandon, task)
 """,
         "",
+        caught_by="tests/test_aio.py",
     ),
     Mutant(
         "the breaker never closes",
@@ -350,6 +352,7 @@ MUTANTS = [
         """\
             was_open = self.open
 """,
+        caught_by="tests/test_breaker.py",
     ),
     Mutant(
         "a forked child keeps its parent's leases",
@@ -360,6 +363,7 @@ MUTANTS = [
         """\
         self._abandoned, self._thread = [], None
 """,
+        seed=47,
     ),
     Mutant(
         "a reader waits for a load's flight that was cut",
@@ -372,6 +376,7 @@ MUTANTS = [
         if loaded:
             return outcome
 """,
+        seed=433,
     ),
     Mutant(
         "a value that was not stored is kept in tier 1",
