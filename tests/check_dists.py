@@ -6,7 +6,8 @@ import zipfile
 from pathlib import Path
 
 SCRIPTS = {
-    f"tiercache/remote/scripts/{name}.lua" for name in ("acquire", "commit", "invalidate", "release", "renew", "write")
+    f"tiercache/remote/scripts/{name}.lua"
+    for name in ("acquire", "commit", "invalidate", "only_if", "release", "renew", "write")
 }
 STUBS = {f"tiercache/local/{name}.pyi" for name in ("face", "flight", "lru", "ready", "store", "table", "xfetch")}
 

@@ -204,7 +204,7 @@ MUTANTS = [
         "the join of a local flight is not bounded by nested_wait",
         "flow.py",
         """\
-    patience = policy.nested_wait if node.nested() else policy.max_load + 2 * node.call_budget
+    patience = policy.nested_wait if brief else policy.max_load + 2 * node.call_budget
 """,
         """\
     patience = policy.max_load + 2 * node.call_budget

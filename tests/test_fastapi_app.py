@@ -20,7 +20,6 @@ pytest.importorskip("fastapi", reason="FastAPI is not installed (extra apps)")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed (extra apps)")
 httpx = pytest.importorskip("httpx", reason="httpx is not installed (extra apps)")
 
-TESTS = Path(__file__).parent
 HERD = 500
 
 
@@ -29,18 +28,19 @@ class Shop:
 
     def __init__(self, server: Serving, supplier: Supplier, redis: RedisServer) -> None:
         self.server, self.supplier, self.redis = server, supplier, redis
+        self.open = ExitStack()
 
     def get(self, path: str) -> Any:
-        return httpx.get(self.server.url + path, timeout=60)
+        return httpx.get(self.server.url + path, timeout=60, verify=False)
 
     @contextmanager
-    def clients(self, *paths: str) -> Iterator[list[Any]]:
+    def clients(self) -> Iterator[list[Any]]:
         """A client of each worker, whose connection stays with that worker."""
         found: dict[str, Any] = {}
         with ExitStack() as stack:
 
             def reached() -> bool:
-                client = stack.enter_context(httpx.Client(base_url=self.server.url, timeout=60))
+                client = stack.enter_context(httpx.Client(base_url=self.server.url, timeout=60, verify=False))
                 found.setdefault(client.get("/health").headers["x-pid"], client)
                 return len(found) == 2
 
@@ -73,7 +73,7 @@ class Shop:
 
     def request(self, path: str) -> socket.socket:
         """A request whose answer nobody has read yet."""
-        request = socket.create_connection(("127.0.0.1", self.server.port), timeout=60)
+        request = self.open.enter_context(socket.create_connection(("127.0.0.1", self.server.port), timeout=60))
         request.sendall(f"GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n".encode())
         return request
 
@@ -88,7 +88,8 @@ def serve(loop: str, log: Path) -> Iterator[Shop]:
         options = ["--factory", "--loop", loop, "--timeout-keep-alive", "60"]
         with serving.uvicorn("serving:watched", log, *options, **env) as server:
             shop = Shop(server, supplier, redis)
-            yield shop
+            with shop.open:
+                yield shop
         left = [json.loads(line[5:]) for line in server.log.splitlines() if line.startswith("LEFT ")]
         assert [(each["connections"], each["threads"], each["tasks"]) for each in left] == [(0, [], [])] * 2
         assert server.complaints == []
@@ -98,6 +99,11 @@ def serve(loop: str, log: Path) -> Iterator[Shop]:
 
 
 LOOPS = ["asyncio", "uvloop"]
+
+
+def test_the_page_shows_this_application() -> None:
+    """docs/fastapi.md holds its text."""
+    assert serving.shown("fastapi")
 
 
 @pytest.fixture(scope="module", params=LOOPS)
@@ -111,12 +117,12 @@ def test_a_herd_over_both_workers_loads_once(shop: Shop, record_property: Callab
     before, go = shop.stats(), shop.supplier.hold("/items/1")
 
     async def herd() -> list[Any]:
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=shop.server.url, timeout=60, limits=limits) as client:
+        options: Any = {"timeout": 60, "verify": False, "limits": httpx.Limits(max_connections=None)}
+        async with httpx.AsyncClient(base_url=shop.server.url, **options) as client:
             paths = ["/threads/1" if n % 25 == 0 else "/items/1" for n in range(HERD)]
             requests = [asyncio.create_task(client.get(path)) for path in paths]
             try:
-                await asyncio.to_thread(until, lambda: (shop.stats() - before)["joins"] == HERD - 2, "the herd")
+                await asyncio.to_thread(until, lambda: (shop.stats() - before)["joins"] >= HERD - 2, "the herd")
             finally:
                 go.set()
             return await asyncio.gather(*requests)
@@ -131,6 +137,10 @@ def test_a_herd_over_both_workers_loads_once(shop: Shop, record_property: Callab
     assert not any(stats[name] for name in BYPASSES), stats
     record_property("fastapi_requests", HERD)
     record_property("fastapi_loads", stats["loads"])
+    for holds in (json.loads(answer.headers["x-holds"]) for answer in shop.healths()):
+        # The inbox, the loop, and 16 for all threads.
+        assert 2 <= holds["connections"] <= 18
+        assert "tiercache-inbox" in holds["threads"]
 
 
 def test_an_absent_item_is_asked_for_once(shop: Shop) -> None:
@@ -182,7 +192,7 @@ def test_a_load_outlives_the_clients_that_asked_for_it(shop: Shop) -> None:
     """An endpoint is not told that its client has gone: the load ends and its value is kept."""
     before, go = shop.stats(), shop.supplier.hold("/items/6")
     requests = [shop.request(path) for path in ("/items/6", "/threads/6") for _ in range(10)]
-    until(lambda: (shop.stats() - before)["joins"] == len(requests) - 2, "the callers")
+    until(lambda: (shop.stats() - before)["joins"] >= len(requests) - 2, "the callers")
     shop.leave(requests)
     go.set()
     assert shop.get("/items/6").json()["call"] == 1
@@ -196,7 +206,7 @@ def test_a_client_that_leaves_takes_nothing_from_the_others(shop: Shop) -> None:
         until(lambda: shop.supplier.calls["/items/7"] == 1, "the load")
         before, tasks = shop.stats(), shop.tasks()
         leavers = [shop.request("/feeds/7") for _ in range(10)]
-        until(lambda: 9 <= (shop.stats() - before)["joins"] <= 10, "the leavers")
+        until(lambda: (shop.stats() - before)["joins"] >= 9, "the leavers")
         assert shop.tasks() > tasks
         shop.leave(leavers)
         until(lambda: shop.tasks() <= tasks + 1, "their end")
@@ -210,7 +220,7 @@ def test_when_all_clients_have_left_the_lease_is_free(shop: Shop) -> None:
     """Both workers' streams are cancelled; the next request loads at once though the old call still hangs."""
     before, go = shop.stats(), shop.supplier.hold("/items/8")
     leavers = [shop.request("/feeds/8") for _ in range(10)]
-    until(lambda: (shop.stats() - before)["joins"] == 8, "the leavers")
+    until(lambda: (shop.stats() - before)["joins"] >= 8, "the leavers")
     shop.leave(leavers)
     until(lambda: not shop.leases(), "the end of the lease")
     assert shop.get("/items/8").json()["call"] == 2

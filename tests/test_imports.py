@@ -45,11 +45,16 @@ MAY_IMPORT = {
     "cache": "aio blocking codec decorator errors flow keys local policy port process remote settings signing values "
     "wire",
     "testing": "cache local record remote",
+    "contrib": "blocking cache errors policy port remote signing",
     "__init__": "cache codec errors policy",
     "cli": "__init__",
 }
 LAZILY = {"aio", "aio_link"}  # imported inside functions alone: a sync program never loads it
-ONLY_IN = {"redis": "remote blocking aio aio_link cli", "asyncio": "aio aio_link cli"}
+ONLY_IN = {
+    "redis": "remote blocking aio aio_link cli",
+    "asyncio": "aio aio_link cli contrib",
+    "pytest": "testing",
+}
 PURE = ("flow", "leader", "reading", "policy", "keys", "record", "errors")
 IMPURE = names(
     "time random secrets io os socket select ssl threading _thread queue signal multiprocessing concurrent asyncio "
@@ -148,6 +153,16 @@ def test_an_offending_line_of_a_compiled_module_is_found() -> None:
     """cimport is import."""
     source = "cimport cython\n\nfrom tiercache.local.lru cimport LRU\nfrom tiercache.policy import Policy\n"
     assert list(offences("local", source, cython=True)) == [(4, "local may not import tiercache.policy")]
+
+
+def test_pytest_is_loaded_by_the_fixtures_alone() -> None:
+    """`tiercache.testing` serves any test runner."""
+    program = "import sys, tiercache.testing; assert 'pytest' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, timeout=60, check=True)
+    files = [path for path in FILES if path.suffix == ".py"]
+    assert [path.name for path in files if "pytest" in {name for _, name, _ in imports(path.read_text())}] == [
+        "fixtures.py"
+    ]
 
 
 def test_a_sync_program_never_loads_our_asyncio_side() -> None:

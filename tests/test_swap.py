@@ -112,6 +112,17 @@ def test_what_is_no_record_is_absent(side: tuple[Tier2, Execute], planted: bytes
     assert tier.replace("k", a_record(B), b"")
 
 
+def test_a_record_that_never_ends_is_absent(redis_server: RedisServer, namespace: str) -> None:
+    """It is none of ours."""
+    tier = Tier2(redis_server.url, namespace)
+    with redis_server.client() as client:
+        client.set(tier.names.value("k"), a_record(A).pack())
+        assert not tier.replace("k", a_record(B), A)
+        assert tier.replace("k", a_record(B), b"")
+        assert client.pttl(tier.names.value("k")) > 30_000
+    tier.close()
+
+
 def test_a_foreign_type_is_refused(redis_server: RedisServer, namespace: str) -> None:
     """And stays."""
     tier = Tier2(redis_server.url, namespace)
@@ -155,6 +166,15 @@ def test_swap_tries_again_when_another_was_faster(make_cache: Callable[..., Cach
     assert seen == ["old", "by the other"]
     assert cache.get("k") == "by the other and this"
     _until(lambda: other.get("k") == "by the other and this")
+
+
+def test_its_own_process_sees_a_swap_at_once(make_cache: Callable[..., Cache]) -> None:
+    """Not only when the message has come back."""
+    cache = make_cache()
+    for n in range(500):
+        cache.set("k", n, ttl=60)
+        run(swap(cache._blocking(), "k", lambda value, left: Step(None, value + 1000, 60.0)))
+        assert cache.get("k") == n + 1000
 
 
 def test_swap_keeps_what_the_answer_says(make_cache: Callable[..., Cache]) -> None:

@@ -18,6 +18,7 @@ from tiercache.wire import Wire
 from tiercache.workers import Workers
 
 _LONGEST = 1e6
+ENDING = 1.0  # seconds that `aclose` waits for cancelled refreshes to end
 
 
 class Loops:
@@ -28,6 +29,7 @@ class Loops:
         self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
         self.workers = workers
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.refreshes: set[asyncio.Task[Any]] = set()  # those of them that began behind their callers
         self._closed = False
 
     def links(self, loop: asyncio.AbstractEventLoop) -> Any:
@@ -62,6 +64,7 @@ class Loops:
             links.after_fork()
         self._links.clear()
         self.tasks.clear()
+        self.refreshes.clear()
 
 
 class LoopWaker:
@@ -216,7 +219,9 @@ class AioPort:
 
     def spawn(self, flight: Flight, fly: Fly) -> None:
         flight.on_loop = True
-        self._start(flight, fly)
+        task = self._start(flight, fly)
+        self._loops.refreshes.add(task)
+        task.add_done_callback(self._loops.refreshes.discard)
 
     def stop(self) -> None:
         if self._task is not None:
@@ -253,5 +258,12 @@ async def aclose(loops: Loops, close: Callable[[], None]) -> None:
         close()
         _tell(loop, future)
 
-    threading.Thread(target=job, name="tiercache-close", daemon=True).start()
+    thread = threading.Thread(target=job, name="tiercache-close", daemon=True)
+    thread.start()
     await future
+    thread.join()  # it has nothing left to do
+    own = {task for task in loops.refreshes if task.get_loop() is loop and task is not asyncio.current_task()}
+    for task in own:
+        task.cancel()
+    if own:
+        await asyncio.wait(own, timeout=ENDING)

@@ -91,7 +91,8 @@ async def _join(port: Port, flight: Flight, loader: Loader, policy: Policy, unti
         return await _bypass(port, flight.key, loader, policy, "bypass_loop")
     now = node.now()
     # A load is given up max_load after it began, which may be some Redis time after this call did.
-    patience = policy.nested_wait if node.nested() else policy.max_load + 2 * node.call_budget
+    brief = node.nested() or port.blocks_a_loop()
+    patience = policy.nested_wait if brief else policy.max_load + 2 * node.call_budget
     late_first = until - now <= patience
     outcome = await port.join(flight, until - now if late_first else patience)
     if outcome is not None:

@@ -183,7 +183,8 @@ class Leader:
     async def _elect(self) -> tuple[Outcome, Fill | None]:
         slots = self.node.slots  # the same to the end, also in a child that a loader forks
         slot = None if self.flight.early else slots.open(self.key)
-        patience = self.policy.nested_wait if self.node.nested() else self.policy.max_load
+        brief = self.node.nested() or self.port.blocks_a_loop()  # two processes may wait for each other
+        patience = self.policy.nested_wait if brief else self.policy.max_load
         give_up = self.node.now() + patience
         try:
             while True:

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, cast
 
 from tiercache.errors import CodecError, RemoteUnavailable
+from tiercache.policy import Policy
 from tiercache.port import Found, Node, Port, RemoteDown, RemoteRefused
 from tiercache.remote.client import RedisRemote
 
 ABSENT: Any = object()
 KEEP: Any = object()
+_POLICY = Policy()  # knows no negative errors: nobody swaps those
 
 
 class Step(NamedTuple):
@@ -30,7 +32,7 @@ async def swap(port: Port, key: str, decide: Decide) -> Any:
     """The answer of `decide(value, seconds left)`, once what it wants stands in Redis.
 
     `decide` gets ABSENT and 0 where there is no value, and runs again if another was faster. Raises what it raises,
-    and RemoteUnavailable: then this process has forgotten the value, and nothing else is certain.
+    CodecError, and RemoteUnavailable: then it is not certain what stands in Redis.
     """
     node, remote = port.node, cast(RedisRemote, port.node.remote)
     await port.ready()
@@ -65,7 +67,7 @@ def _seen(node: Node, key: str, found: Found) -> tuple[Any, float]:
         return ABSENT, 0.0
     try:
         node.values.verify(key, record)
-        return node.values.open(record, node.policy)[0], left
+        return node.values.open(record, _POLICY)[0], left
     except CodecError:
         node.count("undecodable")
         return ABSENT, 0.0

@@ -26,8 +26,7 @@ ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE = map(
 )
 WRITE_IF, INVALIDATE_IF = _script("only_if", "write"), _script("only_if", "invalidate")
 SCRIPTS = {
-    script.sha: script
-    for script in (ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE, WRITE_IF, INVALIDATE_IF)
+    script.sha: script for script in (ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE, WRITE_IF, INVALIDATE_IF)
 }
 
 

@@ -1,0 +1,1 @@
+"""A small Django application that keeps everything it can in tiercache."""

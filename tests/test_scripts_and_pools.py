@@ -1,0 +1,200 @@
+"""Scripts, notebooks, process pools and pytest: every way to run Python code has a cache that works and ends."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apps.serving import until
+from redis_server import RedisServer
+
+from tiercache import Cache
+from tiercache.cli.server import connect
+from tiercache.testing import MemoryCache, SteppedClock
+
+pytest_plugins = ["tiercache.testing.fixtures"]
+
+ROOT = Path(__file__).parents[1]
+PROCESSES = 4
+
+NOTEBOOK = """
+import asyncio
+from tiercache import Cache
+cache = Cache(URL, namespace=NAMESPACE)
+cell = cache.cached("cell:{n}")(lambda n: n * n)
+acell = lambda n: cache.aget_or_load(f"acell:{n}", lambda: asyncio.sleep(0, n * n))
+print(cell(2), await acell(3), cache.get("cell:2"), await cache.aget("acell:3"))
+print(await asyncio.gather(*[acell(n) for n in range(4)]))
+print(cache.get_or_load("acell:3", lambda: "again"), cache.stats()["loads"])
+await cache.aclose()
+"""
+
+SCRIPT = """
+import asyncio
+from tiercache import Cache
+cache = Cache(URL, namespace=NAMESPACE)
+started = []
+@cache.cached("quick", ttl=0.001, jitter=0, stale_while_revalidate=60)
+async def quick():
+    started.append(1)
+    if len(started) > 1:
+        await asyncio.sleep(300)
+    return "quick"
+async def first():
+    return await quick()
+async def second():
+    while len(started) < 2:
+        seen = await quick()
+        await asyncio.sleep(0.001)
+    return seen
+print(asyncio.run(first()), asyncio.run(second()), asyncio.run(first()))
+"""
+
+
+def run(*arguments: str, program: str = "", cwd: Path = ROOT) -> Any:
+    """What a Python to which every warning is an error says."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        input=program,
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def filled_in(program: str, server: RedisServer, namespace: str) -> str:
+    return program.replace("URL", repr(server.url)).replace("NAMESPACE", repr(namespace))
+
+
+def test_a_notebook_mixes_both_colours(redis_server: RedisServer, namespace: str) -> None:
+    """Cells run on a thread whose loop is running, as in Jupyter: here Python's own REPL with top-level await."""
+    done = run("-m", "asyncio", program=filled_in(NOTEBOOK, redis_server, namespace))
+    printed = [line for line in done.stdout.replace(">>> ", "").splitlines() if line]
+    assert printed == ["4 9 4 9", "[0, 1, 4, 9]", "9 5"], done.stderr
+    assert not {"Traceback", "Warning", "never"} & set(done.stderr.replace(":", " ").split()), done.stderr
+
+
+def test_loops_end_while_a_refresh_is_under_way(redis_server: RedisServer, namespace: str) -> None:
+    """Several asyncio.run, of which one ends in the middle of a refresh: the next is served, and nobody complains."""
+    done = run("-c", filled_in(SCRIPT, redis_server, namespace))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "quick quick quick\n", "")
+    with redis_server.client() as client:
+        until(lambda: not client.exists(f"tc1:{{{namespace}:quick}}:l"), "the end of the lease")
+
+
+# Pools: each of their processes has a cache named `shared`.
+
+shared: Cache | None = None
+
+
+def set_up(url: str, namespace: str) -> None:
+    global shared
+    if shared is None:  # a forked child has its parent's
+        shared = Cache(url, namespace=namespace, connect_timeout=2, call_timeout=2, call_budget=5)
+    shared.ping()
+
+
+def work(url: str, namespace: str) -> str:
+    """The popular value, loaded by whoever comes first, once all other processes wait for it."""
+    assert shared is not None
+    with connect(url) as client:
+
+        def load() -> str:
+            client.incr(f"loads:{namespace}")
+            until(lambda: client.hlen(f"tc1:{{{namespace}:popular}}:l") == 1 + PROCESSES, "the other processes")
+            return f"by {os.getpid()}"
+
+        return shared.get_or_load("popular", load)
+
+
+@contextmanager
+def futures_pool(context: Any, *arguments: str) -> Iterator[Callable[..., list[str]]]:
+    with ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=set_up, initargs=arguments) as pool:
+        yield lambda: [each.result(60) for each in [pool.submit(work, *arguments) for _ in range(40)]]
+
+
+@contextmanager
+def plain_pool(context: Any, *arguments: str) -> Iterator[Callable[..., list[str]]]:
+    pool = context.Pool(PROCESSES, set_up, arguments)
+    try:
+        yield lambda: pool.starmap_async(work, [arguments] * 40, chunksize=1).get(60)
+        pool.close()
+    finally:
+        pool.terminate()
+        pool.join()
+
+
+@pytest.mark.parametrize("pool", [futures_pool, plain_pool])
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_pool_of_processes_loads_once(pool: Any, method: str, redis_server: RedisServer, namespace: str) -> None:
+    """40 tasks in 4 processes, whatever the start method; under fork they begin with the parent's connected cache."""
+    global shared
+    arguments = redis_server.url, namespace
+    set_up(*arguments)
+    assert shared is not None
+    try:
+        with pool(multiprocessing.get_context(method), *arguments) as results:
+            values = results()
+        assert len(values) == 40
+        assert len(set(values)) == 1
+        assert values[0] != f"by {os.getpid()}"
+        assert shared.get("popular") == values[0]
+        with redis_server.client() as client:
+            assert client.getdel(f"loads:{namespace}") == b"1"
+            assert not client.exists(f"tc1:{{{namespace}:popular}}:l")
+    finally:
+        shared.close()
+        shared = None
+
+
+# pytest.
+
+Once = Callable[..., AbstractContextManager[None]]
+
+
+def test_the_fixtures_step_time(memory_cache: MemoryCache, stepped_clock: SteppedClock, loads_once: Once) -> None:
+    """A value lives until its clock is stepped past its lifetime."""
+    load = memory_cache.cached("k", ttl=60, stale_if_error=0)(lambda: "loaded")
+    for _ in range(2):
+        with loads_once():
+            assert [load(), load()] == ["loaded"] * 2
+        stepped_clock.step(61)
+
+
+def test_loads_once_counts(memory_cache: MemoryCache, loads_once: Once) -> None:
+    """None and two are not once; another cache can be asked."""
+    with pytest.raises(AssertionError, match="ran 0 times, not once"), loads_once():
+        memory_cache.get("k")
+    with pytest.raises(AssertionError, match="ran 2 times, not once"), loads_once():
+        assert [memory_cache.refresh("k", lambda: n) for n in range(2)] == [0, 1]  # noqa: B023
+    with Cache() as other, loads_once(other):
+        other.get_or_load("k", lambda: 1)
+
+
+def test_each_test_has_a_fresh_cache(memory_cache: MemoryCache) -> None:
+    """What the tests above stored is not there."""
+    assert memory_cache.get("k") is None
+    assert memory_cache.stats()["entries"] == 0
+
+
+def test_the_recipe_for_pytest_passes(tmp_path: Path) -> None:
+    """The test on the page, run by pytest."""
+    from test_docs import DOCS, blocks  # not above: the processes of a pool import this module
+
+    (recipe,) = [block.code for block in blocks(DOCS / "recipes.md", "python") if "pytest_plugins" in block.code]
+    plugins, _, tests = recipe.strip().partition("\n")
+    (tmp_path / "conftest.py").write_text(plugins + "\n")
+    (tmp_path / "test_recipe.py").write_text(tests)
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", cwd=tmp_path)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
