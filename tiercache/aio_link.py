@@ -138,7 +138,7 @@ class LoopLinks:
             async with asyncio.timeout(patience):
                 return await asyncio.shield(self._connecting)
         except TimeoutError:
-            raise Unanswered("no connection in time") from None
+            raise Unanswered("can't connect: timed out") from None
 
     def _connected(self, task: "asyncio.Task[LoopLink]") -> None:
         self._connecting = None
