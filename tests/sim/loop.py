@@ -90,13 +90,16 @@ class Loop(asyncio.AbstractEventLoop):
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
         context = context if context is not None else copy_context()
-        handle = Handle(callback, args, context, context.get(LANE, self.network))
+        return self._at(when, Handle(callback, args, context, context.get(LANE, self.network)))
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        context = context if context is not None else copy_context()
+        return self._at(self.clock + delay, Handle(callback, args, context, context.get(LANE, self.network)))
+
+    def _at(self, when: float, handle: Handle) -> Handle:
         self._made += 1
         heapq.heappush(self._timers, (when, self._made, handle))
         return handle
-
-    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
-        return self.call_at(self.clock + delay, callback, *args, context=context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if not self.finished:
@@ -112,7 +115,7 @@ class Loop(asyncio.AbstractEventLoop):
 
     def in_lane(self, lane: Lane, delay: float, callback: Callable[..., Any], *args: Any) -> Any:
         """Call something later in a lane."""
-        return self.call_at(self.clock + delay, callback, *args, context=lane.context)
+        return self._at(self.clock + delay, Handle(callback, args, lane.context, lane))
 
     def thaw(self, lane: Lane) -> None:
         lane.frozen = False
@@ -131,39 +134,39 @@ class Loop(asyncio.AbstractEventLoop):
 
     def run_until(self, when: float, limit: int = 200_000) -> None:
         """Run everything that is due until the virtual time `when`."""
+        active, timers, random = self._active, self._timers, self.rng.random
         asyncio._set_running_loop(self)
         try:
             while True:
-                while self._active:
-                    self._step()
-                    if self.steps > limit:
-                        raise Stuck(f"{limit} steps by {self.clock:.3f}")
-                if not self._timers or self._timers[0][0] > when:
+                while active:
+                    at = int(random() * len(active)) if len(active) > 1 else 0
+                    lane = active[at]
+                    queue = lane.queue
+                    handle = queue.popleft() if queue and not (lane.frozen or lane.dead) else None
+                    if handle is None or not queue:
+                        active[at] = active[-1]
+                        active.pop()
+                        lane.queued = False
+                    if handle is not None and handle.callback is not None:
+                        self._step(handle, limit)
+                if not timers or timers[0][0] > when:
                     self.clock = max(self.clock, when)
                     return
-                at, _, handle = heapq.heappop(self._timers)
+                due, _, handle = heapq.heappop(timers)
                 if handle.callback is not None:
-                    self.clock = max(self.clock, at)
+                    self.clock = max(self.clock, due)
                     self._put(handle)
         finally:
             asyncio._set_running_loop(None)
 
-    def _step(self) -> None:
-        active = self._active
-        at = int(self.rng.random() * len(active)) if len(active) > 1 else 0
-        lane = active[at]
-        running = lane.queue and not (lane.frozen or lane.dead)
-        handle = lane.queue.popleft() if running else None
-        if not (running and lane.queue):
-            active[at] = active[-1]
-            active.pop()
-            lane.queued = False
-        if handle is not None and handle.callback is not None:
-            self.steps += 1
-            try:
-                handle.context.run(handle.callback, *handle.args)
-            except Exception as error:
-                self.errors.append(f"a callback raised {error!r}")
+    def _step(self, handle: Handle, limit: int) -> None:
+        self.steps += 1
+        if self.steps > limit:
+            raise Stuck(f"{limit} steps by {self.clock:.3f}")
+        try:
+            handle.context.run(handle.callback, *handle.args)
+        except Exception as error:
+            self.errors.append(f"a callback raised {error!r}")
 
     def finish(self) -> None:
         """Nothing runs from here on; what is pending is closed, each in its own context."""
@@ -174,3 +177,6 @@ class Loop(asyncio.AbstractEventLoop):
                 context.run(coro.close)
             elif not task.cancelled():
                 task.exception()
+        self.tasks.clear()
+        self._timers.clear()
+        self._active.clear()
