@@ -22,7 +22,7 @@ from tiercache.cache import COUNTERS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
-RUN = [ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md", DOCS / "recipes.md"]
+RUN = [ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md", DOCS / "recipes.md", DOCS / "migrating.md"]
 URL = "redis://localhost:6379/0"
 TEST_COMMAND = 'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/python -m pytest'
 DEMO_COMMAND = 'python3 -m venv .venv && .venv/bin/pip install ".[demo]" && .venv/bin/tiercache demo'
@@ -101,7 +101,7 @@ def test_every_python_block_is_valid_python(page: Path) -> None:
         ast.parse(block.code, str(page))
 
 
-@pytest.mark.parametrize("page", [DOCS / "tutorial.md", DOCS / "recipes.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [DOCS / "tutorial.md", DOCS / "recipes.md", DOCS / "migrating.md"], ids=lambda page: page.name)
 def test_most_of_a_page_runs(page: Path) -> None:
     """Only blocks that need a framework are left out, each with its reason."""
     left_out = [block.not_run for block in blocks(page, "python") if block.not_run is not None]

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import math
 from random import Random
 from typing import Any
 
@@ -32,6 +33,7 @@ class Call:
         self.floor, self.hard_floor = (floors[member, key] for floors in (world.truth.floors, world.truth.hard_floors))
         self.life = member.lives
         self.ended = False
+        self.took = math.inf
         self.cancelled = False
 
     def __repr__(self) -> str:
@@ -96,11 +98,13 @@ class Acts:
                 self.truth.answer(call, value, stale)
         call.ended = True
         self.truth.note(call, *said)
+        call.took = self.loop.clock - call.start
+        if self.history.kind == "down" and load.ends not in KEYS and call.took > 2 * 1.5 + 2 * 0.5 + 0.3:
+            self.truth.violated(f"L4: {call} took {call.took:.3f} s though nothing can be waited for")
         timeout = self.history.policy.timeout
-        if timeout is not None and call.colour == "task" and not self.slowed and load.ends not in KEYS:
-            took = self.loop.clock - call.start
-            if took > timeout + 2 * 0.5 + 0.3:
-                self.truth.violated(f"L1: {call} took {took:.3f} s with a timeout of {timeout} s")
+        bounded = timeout is not None and call.colour == "task" and not self.slowed and load.ends not in KEYS
+        if bounded and call.took > timeout + 2 * 0.5 + 0.3:
+            self.truth.violated(f"L1: {call} took {call.took:.3f} s with a timeout of {timeout} s")
 
     async def _ask(self, call: Call, load: Load) -> tuple[Any, bool]:
         cache, key, policy = call.member.cache, call.key, self.history.policy
@@ -185,6 +189,7 @@ class Acts:
 
     def crash(self, number: int) -> None:
         if sum(not member.dead for member in self.members) > 1:
+            self.truth.crashed(self.members[number])
             self.members[number].crash()
 
     def fork(self, number: int) -> None:
@@ -222,10 +227,13 @@ class Acts:
 
     def evict(self, _: int, key: str, part: str) -> None:
         self.truth.redis.execute(b"DEL", f"tc1:{{sim:{key}}}:{part}".encode())
+        if part == "f":
+            self.truth.cooling.pop(key, None)
 
     def restart_redis(self, _: int) -> None:
         for name in self.truth.redis.db.names():
             self.truth.redis.db.delete(name)
+        self.truth.cooling.clear()
         self.script_flush(0)
         for number in range(len(self.members)):
             self.cut_inbox(number, 0.0)

@@ -46,11 +46,13 @@ def history(seed: int) -> History:
     """The history of a seed.
 
     good: no faults, so nothing may degrade. chaos: everything. lasting: leases that outlast the history, and broken
-    connections; a lost wake-up shows as an endless wait. down: Redis is never reached.
+    connections; a lost wake-up shows as an endless wait. down: Redis is never reached. crash: nothing but that.
     """
     rng = Random(seed)
     kind = rng.choice(KINDS)
-    members = rng.choice((1, 2, 2, 3, 3)) if kind != "lasting" else rng.choice((2, 2, 3))
+    if seed % 16 == 15:
+        kind = "crash"
+    members = rng.choice((1, 2, 2, 3, 3)) if kind not in ("lasting", "crash") else rng.choice((2, 2, 3))
     settings = {"push_bytes": rng.choice((0, 4096, 4096))}
     ttl = rng.choice((0.3, 1.0, 5.0))
     lease = 60.0 if kind == "lasting" else rng.choice((0.3, 0.3, 3.0))
@@ -79,6 +81,9 @@ def history(seed: int) -> History:
         for _ in range(rng.choice((1, 2, 3, 5) if kind == "chaos" else (3, 5, 8))):
             near = rng.choice(times) + rng.choice((0.0, 0.001, 0.003, 0.01, 0.05, 0.2, 0.5))
             acts.append(_fault(rng, kind, near, rng.randrange(members)))
+    if kind == "crash":
+        for member in range(members - 1):
+            acts.append(Act(rng.choice(acts).at + rng.choice((0.001, 0.003, 0.05, 0.2)), "crash", member))
     return History(seed, kind, members, settings, policy, sorted(acts, key=lambda act: act.at))
 
 

@@ -48,6 +48,11 @@ class Truth:
         self.hard_floors: dict[tuple[Any, str], int] = defaultdict(int)
         self.heard: dict[bytes, set[bytes]] = defaultdict(set)  # token -> attempts whose GRANTED arrived
         self.grants: dict[tuple[bytes, int], int] = {}  # token, attempt -> when
+        self.granted: dict[str, list[float]] = defaultdict(list)  # when leases were granted
+        self.ended: dict[str, list[float]] = defaultdict(list)  # when they were ended, by whatever
+        self.holders: dict[bytes, Any] = {}  # token -> member
+        self.cooling: dict[str, float] = {}
+        self.abandoned: list[tuple[str, float, float]] = []  # leases of the crashed: key, since when, until when
         self.rejected: dict[int, float] = {}  # serials of values that were not stored, and since when that is known
         self.given_back: set[bytes] = set()
         self.orphans: set[str] = set()  # keys with a lease that is held by nobody until it ends
@@ -120,6 +125,10 @@ class Truth:
             if token in self.given_back:
                 self.orphans.add(key)  # its caller gave up; the release was faster
             self.grants.setdefault((token, reply[1]), self.seq)
+            self.holders[token] = member
+            self.granted[key].append(self.loop.clock)
+            if self.cooling.get(key, 0.0) > self.loop.clock + 0.002:
+                self.violated(f"L6: {key} is loaded again before its cooldown has ended")
             record = unpack(before) if before else None
             left = self.redis.db.pttl(keys[0])
             if record is not None and not record.soft_invalid and left - (record.hard_ms - record.fresh_ms) > 100:
@@ -161,11 +170,13 @@ class Truth:
         self.given_back.add(argv[0])
         if argv[1] == b"failed" and reply[0] == b"OK":
             self.failures[_key(keys[0])].append(self.loop.clock)
+            self.cooling[_key(keys[0])] = self.loop.clock + reply[1] / 1000
         if reply[0] == b"OK":
             self._rested(_key(keys[0]))
 
     def _rested(self, key: str) -> None:
-        """The lease of a key has ended."""
+        """The lease of a key has been ended."""
+        self.ended[key].append(self.loop.clock)
         for member, name in list(self.resting):
             if name == key:
                 del self.resting[member, name]
@@ -183,10 +194,18 @@ class Truth:
 
     def _fence(self, key: str, soft: bool = False) -> None:
         self.fences[key] = self.seq
+        self.cooling.pop(key, None)
         (self.soft if soft else self.hard).add(self.seq)
         if not soft:
             self.hard_fences[key] = self.seq
         self._rested(key)
+
+    def crashed(self, member: Any) -> None:
+        """Whatever leases a process held end by themselves."""
+        for name in self.redis.db.names():
+            if name.endswith(b":l") and self.holders.get(self.redis.db.hash(name).get(b"t", b"")) is member:
+                left = self.redis.db.pttl(name) / 1000
+                self.abandoned.append((_key(name), self.loop.clock, self.loop.clock + left))
 
     def answered(self, member: Any, commands: list[Any], replies: list[Any]) -> None:
         """A process receives the replies to what it sent."""
