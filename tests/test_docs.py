@@ -101,7 +101,9 @@ def test_every_python_block_is_valid_python(page: Path) -> None:
         ast.parse(block.code, str(page))
 
 
-@pytest.mark.parametrize("page", [DOCS / "tutorial.md", DOCS / "recipes.md", DOCS / "migrating.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [DOCS / "tutorial.md", DOCS / "recipes.md", DOCS / "migrating.md"], ids=lambda page: page.name
+)
 def test_most_of_a_page_runs(page: Path) -> None:
     """Only blocks that need a framework are left out, each with its reason."""
     left_out = [block.not_run for block in blocks(page, "python") if block.not_run is not None]

@@ -53,7 +53,7 @@ def test_the_histories_meet_everything() -> None:
         met["interrupted"] += any(act.what == "call" and act.args[3].ends == "interrupt" for act in found.acts)
     rare = {"bypass_loop", "undecodable", "evictions", "refreshes_skipped", "dead_wakers", "bytes"}
     wanted = {
-        "good", "chaos", "lasting", "down", "crash", "call", "invalidate", "write", "crash", "join", "fork", "pause",
+        "good", "chaos", "lasting", "down", "crash", "call", "invalidate", "write", "join", "fork", "pause",
         "cut_inbox", "cut_off", "lose", "slow", "evict", "restart_redis", "script_flush", "fill_up", "interrupted",
     } | (set(run.members[0].cache.stats()) - rare)  # fmt: skip
     assert not {name for name in wanted if not met[name]}
