@@ -99,7 +99,7 @@ class Run(Acts):
                 if call.key == key and call.how == "load" and not call.member.dead and not call.cancelled
                 and call.start < until - 0.01 and call.start + call.took > until
             ]  # fmt: skip
-            ended = any(since < at <= until for at in self.truth.ended[key])  # by a command that was under way
+            ended = any(since < at <= until + 0.3 for at in self.truth.ended[key])  # by a command under way, or a write
             limit = until + 0.3 + 0.01
             led = any(since < at <= limit for at in self.truth.granted[key])
             if waiting and not led and not ended and self.history.policy.timeout is None:
