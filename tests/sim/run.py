@@ -96,7 +96,8 @@ class Run(Acts):
             waiting = [
                 call.start
                 for call in self.calls
-                if call.key == key and call.how == "load" and not call.member.dead and not call.cancelled
+                if all(answer == b"BUSY" for answer, _ in self.truth.asked[call.member, key].values())
+                and call.key == key and call.how == "load" and not call.member.dead and not call.cancelled
                 and call.start < until - 0.01 and call.start + call.took > until
             ]  # fmt: skip
             ended = any(since < at <= until + 0.3 for at in self.truth.ended[key])  # by a command under way, or a write
