@@ -138,9 +138,6 @@ class Truth:
             until, asked = self.resting.get((member, key), (0.0, b""))
             if until > self.loop.clock and token != asked:
                 self.violated(f"S13: {member} asks early for {key} again within the lease that it was told of")
-            if reply[0] == b"BUSY":
-                until = self.loop.clock + reply[1] / 1000 - 0.01 - 2 * member.wire.net.slow
-                self.resting[member, key] = (until, token)
 
     def _commit(self, member: Any, keys: list[bytes], argv: list[bytes], before: Any, reply: Any) -> None:
         token, attempt, _, hard, *_ = argv
@@ -215,6 +212,10 @@ class Truth:
             argv = words[3 + int(words[2]) :]
             if reply[0] == b"GRANTED":
                 self.heard[argv[0]].add(b"%d" % reply[1])
+            elif reply[0] == b"BUSY" and not argv[2] and argv[4] and member.listens():  # an early one
+                until = self.loop.clock + reply[1] / 1000 - 0.01 - 2 * member.wire.net.slow
+                if self.redis.db.hash(words[4]).get(b"t", b"")[:8] == reply[2]:  # else that lease has ended
+                    self.resting[member, _key(words[3])] = (until, argv[0])
             elif reply[0] == b"REJECTED" and argv[2]:
                 record = unpack(argv[2])
                 if record is not None and record.kind == 0:
