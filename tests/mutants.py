@@ -187,7 +187,7 @@ MUTANTS = [
         """\
         if message.holder != holder and message.kind != "failed":
 """,
-        seed=24371,
+        caught_by="tests/test_flow.py::test_a_message_of_another_lease_is_a_hint_to_look_again",
     ),
     Mutant(
         "a late pushed value is believed",
@@ -198,7 +198,7 @@ MUTANTS = [
         """\
         if message.holder != holder and message.kind != "ready":
 """,
-        seed=24371,
+        caught_by="tests/test_flow.py::test_a_message_of_another_lease_is_a_hint_to_look_again",
     ),
     Mutant(
         "the join of a local flight is not bounded by nested_wait",
@@ -309,6 +309,7 @@ MUTANTS = [
         """\
         return self.epochs + 1 if self.epoch == LOST else self.epoch
 """,
+        seed=7933,
     ),
     Mutant(
         "tier 1 is trusted while the inbox is down",

@@ -4,9 +4,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import pytest
 
 from tiercache import Cache, LoadTimeout, Policy
+from tiercache.port import Message
 from tiercache.testing import MemoryCache, MemoryRedis, SteppedClock
 
 BYPASSES = ("bypass_nested", "bypass_loop", "bypass_breaker", "bypass_unanswered", "bypass_refused")
@@ -96,6 +98,23 @@ def test_callers_of_two_processes_share_one_load(fleet: MemoryRedis) -> None:
     assert (first(), second()) == (1, 1)
     assert gate.runs == 1
     assert other.table.peek("k") is not None
+
+
+@pytest.mark.parametrize("kind", ["failed", "ready"])
+def test_a_message_of_another_lease_is_a_hint_to_look_again(fleet: MemoryRedis, kind: str) -> None:
+    """A late failure, or a late value, of a lease before the one that is waited for is not believed."""
+    one, other, gate = MemoryCache(fleet), MemoryCache(fleet), Gate()
+    first = in_thread(lambda: one.get_or_load("k", gate))
+    assert gate.running.wait(10)
+    second = in_thread(lambda: other.get_or_load("k", gate))
+    until(lambda: other.stats()["waits"] == 1)
+    node = other._process.node
+    record, _ = node.values.pack("k", "late", id=b"another.", fresh=60.0, hard=60.0, delta=0.1)
+    late = record.pack() if kind == "ready" else msgpack.packb(["ValueError", "late", 100])
+    node.slots.put("k", Message(b"another.", kind, late))
+    until(lambda: other.stats()["waits"] == 2)
+    gate.go.set()
+    assert (first(), second()) == (1, 1)
 
 
 @pytest.mark.parametrize("swr", [0, 5])
