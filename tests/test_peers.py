@@ -141,8 +141,10 @@ def test_the_key_is_rendered_once_per_call() -> None:
 
 
 def test_nothing_is_pickled() -> None:
-    """No module of the package imports pickle, marshal, shelve or dill."""
+    """No module imports pickle, marshal, shelve or dill, but the one that takes signed records alone."""
     for path in Path(tiercache.__file__).parent.rglob("*.py"):
+        if path.match("contrib/pickling.py"):
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):

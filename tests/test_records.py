@@ -278,6 +278,9 @@ def test_a_foreign_type_is_a_bypass_and_is_never_touched(
             assert cache.get_many(["k"]) == {}
             assert cache.get_or_load("k", cache.loader(loader)) == "new"
             assert loader.runs == cache.stats()["bypass_refused"] == run
+            assert cache.get_or_load("k", cache.loader(loader)) == "new"
+            assert loader.runs == run  # it is kept here
+            cache.clear_local()
         with pytest.raises(Exception, match="WRONGTYPE"):
             cache.set("k", "x")
         cache.invalidate("k")
