@@ -1,4 +1,7 @@
-"""The port for asyncio. The loads it leads are tasks of their own, so that no caller's cancellation ends them."""
+"""The port for asyncio. The loads it leads are tasks of their own, so that no caller's cancellation ends them.
+
+This file is longer than others because a port, what its loops own, and their end are read together.
+"""
 
 import asyncio
 import contextvars

@@ -333,18 +333,7 @@ class Leader:
         node.succeeded(self.key)
         if not kept or not hard:
             return answer(value), None
-        fill = (
-            value,
-            sent + fresh,
-            sent + hard,
-            sent + policy.local_ttl if node.remote.shared else math.inf,
-            clamp(delta, policy),
-            policy.beta,
-            epoch,
-            self.lease.id,
-            size,
-        )
-        return answer(value), self._weighed(fill)
+        return answer(value), self._fill(value, size, sent, fresh, hard, delta, epoch, self.lease.id)
 
     async def _load_failed(self, error: BaseException) -> tuple[Outcome, Fill | None]:
         node, policy = self.node, self.policy
@@ -394,18 +383,8 @@ class Leader:
             return loaded, None
         value = loaded.value if loaded.error is None else Raises(loaded.error)
         fresh, hard = lifetimes(value, policy, node.draw())
-        fill = (
-            value,
-            started + fresh,
-            started + hard,
-            started + policy.local_ttl,
-            clamp(node.now() - started, policy),
-            policy.beta,
-            epoch,
-            b"",
-            0,
-        )
-        return loaded, self._weighed(fill) if hard else None
+        lasted = node.now() - started
+        return loaded, self._fill(value, 0, started, fresh, hard, lasted, epoch, b"") if hard else None
 
     def overdue(self) -> None:
         """The load has lasted `max_load`: its waiters get an old value or a timeout, the lease goes back."""
@@ -422,8 +401,14 @@ class Leader:
         previous = self.old.delta if self.old is not None else 0.0
         return max(last, 0.3 * last + 0.7 * previous)
 
-    def _weighed(self, fill: Fill) -> Fill:
-        return (*fill[:8], self.node.weigh(fill[0], fill[8]))
+    def _fill(
+        self, value: Any, size: int, sent: float, fresh: float, hard: float, delta: float, epoch: int, id: bytes
+    ) -> Fill:
+        # What tier 1 keeps of a loaded value, with the lifetimes counted from `sent`.
+        node, policy = self.node, self.policy
+        verify = sent + policy.local_ttl if node.remote.shared else math.inf
+        weight = node.weigh(value, size)
+        return value, sent + fresh, sent + hard, verify, clamp(delta, policy), policy.beta, epoch, id, weight
 
 
 def lifetimes(value: Any, policy: Policy, draw: float) -> tuple[float, float]:

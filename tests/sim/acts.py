@@ -129,7 +129,6 @@ class Acts:
         member = call.member
 
         async def loader() -> Any:
-            self.truth.loads[key] += 1
             value = self.truth.new_value(5000 if load.ends == "large" else 0)
             serial = self.truth.serial(value)
             self.truth.note(" ", member, "loads", key, serial, "by", call)

@@ -57,7 +57,6 @@ class Truth:
         self.given_back: set[bytes] = set()
         self.orphans: set[str] = set()  # keys with a lease that is held by nobody until it ends
         self.committed: set[bytes] = set()
-        self.loads: dict[str, int] = defaultdict(int)
         self.resting: dict[
             tuple[Any, str], tuple[float, bytes]
         ] = {}  # early acquires that were told BUSY: until, token

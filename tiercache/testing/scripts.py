@@ -1,6 +1,7 @@
 """The scripts of `tiercache.remote.scripts` once more, in Python; read each beside its Lua.
 
-The same keys, arguments and answers: tests hold the two against each other on a real Redis.
+The same keys, arguments and answers: tests hold the two against each other on a real Redis. Each function is as long
+as its script, in the same order.
 """
 
 from collections.abc import Callable
