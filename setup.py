@@ -12,8 +12,14 @@ debug = os.environ.get("TIERCACHE_DEBUG") == "1"
 flags = ["-O0", "-g", "-UNDEBUG"] if debug else ["-O2"]
 
 extensions = [
-    Extension(f"tiercache.local.{name}", [f"tiercache/local/{name}.pyx"], extra_compile_args=flags)
-    for name in ("xfetch", "store", "lru", "foreign", "flight", "table", "ready", "face")
+    Extension(
+        f"tiercache.local.{name}",
+        [f"tiercache/local/{name}.pyx"],
+        include_dirs=["tiercache/local"],
+        depends=["tiercache/local/fastcall.h"],
+        extra_compile_args=flags,
+    )
+    for name in ("xfetch", "store", "lru", "alias", "foreign", "flight", "table", "ready", "face")
 ]
 for extension in extensions:
     extension.cython_c_in_temp = True

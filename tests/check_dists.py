@@ -9,7 +9,9 @@ SCRIPTS = {
     f"tiercache/remote/scripts/{name}.lua"
     for name in ("acquire", "commit", "invalidate", "only_if", "release", "renew", "write")
 }
-STUBS = {f"tiercache/local/{name}.pyi" for name in ("face", "flight", "lru", "ready", "store", "table", "xfetch")}
+STUBS = {
+    f"tiercache/local/{name}.pyi" for name in ("alias", "face", "flight", "lru", "ready", "store", "table", "xfetch")
+}
 
 
 def main(folder: Path) -> None:
@@ -20,7 +22,16 @@ def main(folder: Path) -> None:
         sources = {name.partition("/")[2] for name in archive.getnames()}
     missing = ({"tiercache/py.typed"} | SCRIPTS | STUBS) - inside
     missing |= (
-        {"pyproject.toml", "setup.py", "README.md", "LICENSE", "tiercache/local/table.pyx"} | SCRIPTS | STUBS
+        {
+            "pyproject.toml",
+            "setup.py",
+            "README.md",
+            "LICENSE",
+            "tiercache/local/table.pyx",
+            "tiercache/local/fastcall.h",
+        }
+        | SCRIPTS
+        | STUBS
     ) - sources
     stray = {
         name for name in inside if name.endswith((".c", ".pyx")) or name.startswith(("tests", "benchmarks", "docs"))

@@ -114,9 +114,9 @@ MUTANTS = [
     ),
     Mutant(
         "an entry of an earlier epoch is trusted",
-        "local/table.pyx",
-        "now >= (<Entry>p).early or (<Entry>p).epoch != self.epoch:",
-        "now >= (<Entry>p).early:",
+        "local/table.pxd",
+        "latest >= slot.ends.early or slot.ends.epoch != table.epoch:",
+        "latest >= slot.ends.early:",
         seed=3743,
     ),
     Mutant(

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import io
 import pickle
+import re
 import sys
 import threading
 import typing
@@ -21,6 +22,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tiercache import Cache, Policy, PolicyError, ReentrantLoadError
 from tiercache.testing import MemoryCache, SteppedClock
@@ -791,6 +794,7 @@ def test_a_default_that_can_not_change_the_key_costs_nothing(cache: Cache, templ
             load(1)
         load = cache.cached(template.replace("size", "size!s"))(load.__wrapped__)
     load(1)
+    load(1)  # the first hit formats the key, and remembers where it led
     load.__dict__["_maker"] = None
     assert load(1) == "loaded"
 
@@ -810,6 +814,45 @@ def test_the_short_way_is_as_exact_as_the_key(cache: Cache) -> None:
     assert len(calls) == 1
 
 
+_VALUES = st.sampled_from([0, 1, 2**40, -1, "", "0", "1", ":", None, b"1", True, 0.0, -0.0, 1.0, (1,), ("1", 2)])
+
+
+@given(calls=st.lists(st.tuples(st.lists(_VALUES, max_size=3), st.dictionaries(st.sampled_from("abc"), _VALUES))))
+def test_an_alias_leads_to_the_key_that_formatting_gives(calls: list[tuple[list[Any], dict[str, Any]]]) -> None:
+    """Whatever was called before, and however often, a call is answered from its own key or refused as it is."""
+    with Cache() as cache:
+
+        def function(a: Any, b: Any = None, *, c: Any = 1) -> str:
+            return load.key(a, b, c=c)
+
+        load = cache.cached(function)
+        for args, kwargs in calls * 3:
+            try:
+                expected = load.key(*args, **kwargs)
+            except TypeError as error:
+                with pytest.raises(TypeError, match=re.escape(str(error))):
+                    load(*args, **kwargs)
+            else:
+                assert load(*args, **kwargs) == expected
+
+
+def test_a_method_whose_key_has_no_self_in_it_is_answered_for_every_instance(cache: Cache) -> None:
+    """The instance is passed over, whatever its class makes of equality; a bound method and a class's are the same."""
+
+    class Repo:
+        __eq__ = __hash__ = lambda *_: 1 // 0  # type: ignore[assignment]
+
+        @cache.cached("repo:{item}")
+        def get(self, item: int) -> object:
+            return object()
+
+    first = Repo().get(1)
+    assert all(Repo().get(1) is first for _ in range(3))
+    assert Repo.get(Repo(), 1) is Repo().get(item=1) is first
+    Repo().get.invalidate(1)
+    assert Repo().get(1) is not first
+
+
 def test_long_keys_take_the_short_way_too() -> None:
     """A key that has another name in tier 2 is still one call, and can be invalidated."""
     with MemoryCache() as cache:
@@ -817,6 +860,7 @@ def test_long_keys_take_the_short_way_too() -> None:
         load = cache.cached("#x:{x}")(calls.sync())
         for x in ("a" * 1000, "#"):
             first = load(x)
+            assert load(x) is first
             maker, load._maker = load._maker, None
             assert load(x) is first
             load._maker = maker

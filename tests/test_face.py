@@ -1,12 +1,14 @@
 """The compiled face: hits are answered, everything else is handed on; argument aliases; the type stubs."""
 
 import asyncio
+import enum
 import importlib
 import importlib.util
 import inspect
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiercache.local.face import Call, Face, monotonic
+from tiercache.local.alias import Aliases
+from tiercache.local.face import Call, Face, by_vectorcall, monotonic
 from tiercache.local.ready import Ready
 from tiercache.local.table import Raises, Table
 
 ROOT = Path(__file__).parent.parent
-MODULES = ["face", "flight", "foreign", "lru", "ready", "store", "table", "xfetch"]
+MODULES = ["alias", "face", "flight", "foreign", "lru", "ready", "store", "table", "xfetch"]
 
 
 class Cache(Face):
@@ -41,11 +44,12 @@ class Cache(Face):
         return ("aget_or_load", key, loader, ttl, policy)
 
 
+@by_vectorcall
 class Function(Call):
     """A call that tells what it was handed, and can be awaited if it is an async one's."""
 
-    def __init__(self, face: Face, awaited: bool = False, bound: int = 100) -> None:
-        super().__init__(face, awaited, bound)
+    def __init__(self, face: Face, awaited: bool = False, bound: int = 100, ignored: Any = ()) -> None:
+        super().__init__(face, awaited, Aliases(bound, ignored))
 
     def _call(self, args: Any, kwargs: Any) -> Any:
         return ("call", args, kwargs)
@@ -132,7 +136,7 @@ def test_a_key_with_a_hash_sign_never_meets_a_digest(cache: Cache) -> None:
         "aget_or_load",
     ]
     function = Function(cache)
-    function._remember(("a long argument",), {}, "#0123456789abcdef")
+    function._hit(("a long argument",), {}, "#0123456789abcdef")
     assert function("a long argument") == "somebody else's"
 
 
@@ -157,7 +161,7 @@ def test_a_face_that_copies_answers_nothing_itself(cache: Cache) -> None:
     put(copying, "k", ["value"])
     assert [answer[0] for answer in all_ways(copying, "k")] == ["get", "aget", "get_or_load", "aget_or_load"]
     function = Function(copying)
-    function._remember((1,), {}, "k")
+    function._hit((1,), {}, "k")
     assert function(1) == ("call", (1,), {})
 
 
@@ -226,10 +230,8 @@ def test_an_unfinished_face_answers_nothing() -> None:
         Face(None)  # type: ignore[arg-type]
     with pytest.raises(AttributeError):
         Face(Table()).get("k")
-    with pytest.raises((TypeError, AttributeError)):
-        Function.__new__(Function)(1)
-    with pytest.raises((TypeError, AttributeError)):
-        Function.__new__(Function)._remember((1,), {}, "k")
+    assert Function.__new__(Function)(1) == ("call", (1,), {})
+    assert Function.__new__(Function)._hit((1,), {}, "k") is NotImplemented
     with pytest.raises(TypeError):
         Function(None)  # type: ignore[arg-type]
 
@@ -262,92 +264,232 @@ class Int(int):
     pass
 
 
-ALIKE = [1, True, 1.0, "1", b"1", 1 + 0j, Int(1), Sub("1"), None, (1,), ("1",), frozenset({1})]
+class Member(enum.IntEnum):
+    ONE = 1
+
+
+class Word(enum.StrEnum):
+    ONE = "1"
+
+
+ALIKE = [1, True, 1.0, "1", b"1", 1 + 0j, Int(1), Sub("1"), None, Member.ONE, Word.ONE, (1,), ("1",), frozenset({1})]
+PLAIN = (int, str, bytes, type(None))
 
 
 def test_arguments_that_are_equal_but_not_the_same_never_meet(cache: Cache) -> None:
-    """1, True, 1.0, "1" and subclasses are different arguments; only exact ints and strings have aliases."""
+    """1, True, 1.0, "1", enums and subclasses are different arguments; only exact plain ones have aliases."""
     function = Function(cache)
     for number, argument in enumerate(ALIKE):
         put(cache, f"key {number}", number)
-        function._remember((argument,), {}, f"key {number}")
+        assert function._hit((argument,), {}, f"key {number}") == number
     for number, argument in enumerate(ALIKE):
-        expected = number if type(argument) in (int, str) else ("call", (argument,), {})
+        expected = number if type(argument) in PLAIN else ("call", (argument,), {})
         assert function(argument) == expected
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0, float("nan"), Member.ONE, 1.0, True], ids=repr)
+def test_what_formats_by_more_than_its_value_has_no_alias(cache: Cache, zero: Any) -> None:
+    """-0.0 equals 0.0 and nan not itself, so neither is remembered, alone, beside others or by keyword."""
+    function = Function(cache)
+    for args, kwargs in (((zero,), {}), ((1, zero), {}), ((), {"x": zero})):
+        function._hit(args, kwargs, "k")
+        assert function(*args, **kwargs) == ("call", args, kwargs)
 
 
 @pytest.mark.parametrize("other", ALIKE, ids=repr)
 def test_several_arguments_have_an_alias_if_all_of_them_can(cache: Cache, other: Any) -> None:
     """A pair is remembered as a pair of exact types, and is not the tuple given as one argument."""
     function = Function(cache)
-    function._remember((1, other), {}, "k")
-    expected = "value" if type(other) in (int, str) else ("call", (1, other), {})
+    function._hit((1, other), {}, "k")
+    expected = "value" if type(other) in PLAIN else ("call", (1, other), {})
     assert function(1, other) == expected
     assert function((1, other)) == ("call", ((1, other),), {})
     assert function(True, other) == ("call", (True, other), {})
     assert function(1) == ("call", (1,), {})
 
 
+plain = st.one_of(
+    st.integers(-2, 2),
+    st.sampled_from(
+        [2**30, 2**30 - 1, -(2**30), 2**61 - 1, 2**64, -(2**100), "", "0", "1", "\xe9", "\u20ac", None, b"", b"0"]
+    ),
+)
 arguments = st.lists(
-    st.one_of(st.integers(-2, 2), st.booleans(), st.sampled_from([0.0, 1.0, -0.0, "", "0", "1", None, b"", Int(1)])),
-    max_size=3,
+    st.one_of(plain, st.booleans(), st.sampled_from([0.0, 1.0, -0.0, Int(1), Member.ONE])), max_size=3
 ).map(tuple)
+keywords = st.dictionaries(st.sampled_from(["a", "b", "c"]), plain, max_size=2)
 
 
-@given(remembered=arguments, asked=arguments)
-def test_an_alias_leads_to_its_own_arguments_only(remembered: tuple[Any, ...], asked: tuple[Any, ...]) -> None:
-    """What is remembered for some arguments is found for the same values of the same types, and no others."""
+def told(args: tuple[Any, ...], kwargs: dict[str, Any], ignored: Any = ()) -> list[Any]:
+    """What tells one call from another."""
+    kept = [each for at, each in enumerate(args) if at not in ignored]
+    return [len(args), [(type(each), each) for each in kept], [(name, type(v), v) for name, v in kwargs.items()]]
+
+
+@given(remembered=arguments, named=keywords, asked=arguments, also=keywords, ignored=st.sets(st.integers(0, 2)))
+def test_an_alias_leads_to_its_own_arguments_only(
+    remembered: Any, named: Any, asked: Any, also: Any, ignored: set[int]
+) -> None:
+    """What is remembered for some arguments is found for the same values of the same types and names, and no others."""
     cache = Cache()
     put(cache, "k", "value")
-    function = Function(cache)
-    function._remember(remembered, {}, "k")
-    same = remembered == asked and [*map(type, remembered)] == [*map(type, asked)]
-    plain = all(type(argument) in (int, str) for argument in asked)
-    assert function(*asked) == ("value" if same and plain else ("call", asked, {}))
+    function = Function(cache, ignored=ignored)
+    function._hit(remembered, named, "k")
+    same = told(remembered, named, ignored) == told(asked, also, ignored)
+    heard = [*(each for at, each in enumerate(asked) if at not in ignored), *also.values()]
+    short = all(type(argument) in PLAIN for argument in heard)
+    assert function(*asked, **also) == ("value" if same and short else ("call", asked, also))
+
+
+@given(calls=st.lists(st.tuples(arguments, keywords), max_size=60))
+def test_many_aliases_lead_each_to_its_own_key(calls: list[Any]) -> None:
+    """Whatever else is remembered, a call gets the value of its own key, or none."""
+    cache = Cache()
+    function = Function(cache, bound=20)
+    for args, kwargs in calls:
+        key = repr(told(args, kwargs))
+        put(cache, key, key)
+        assert function._hit(args, kwargs, key) == key
+    for args, kwargs in calls:
+        assert function(*args, **kwargs) in (repr(told(args, kwargs)), ("call", args, kwargs))
+
+
+class Untouchable:
+    """Whoever looks at it runs code that fails."""
+
+    __hash__ = __eq__ = lambda *_: 1 // 0  # type: ignore[assignment]
+
+
+def test_no_code_of_an_arguments_class_runs(cache: Cache) -> None:
+    """An argument that is not plain is handed on unread, and one without a say in the key is not even that."""
+    function = Function(cache, ignored=[0])
+    this = Untouchable()
+    assert function._hit((this, 1), {}, "k") == "value"
+    assert function(Untouchable(), 1) == "value"
+    assert function(1, this) == ("call", (1, this), {})
+    assert function(this) == ("call", (this,), {})
+
+
+def test_ignored_arguments_are_counted(cache: Cache) -> None:
+    """A call with too few or too many arguments is the function's to refuse, whatever was remembered."""
+    function = Function(cache, ignored=[1])
+    function._hit((1, "ignored"), {}, "k")
+    assert function(1, object()) == "value"
+    assert function(1) == ("call", (1,), {})
+    assert function(1, 2, 3) == ("call", (1, 2, 3), {})
 
 
 def test_calls_without_arguments_have_an_alias(cache: Cache) -> None:
     """No arguments are an alias too."""
     function = Function(cache)
     assert function() == ("call", (), {})
-    function._remember((), {}, "k")
+    function._hit((), {}, "k")
     assert function() == "value"
 
 
-def test_keywords_have_no_alias(cache: Cache) -> None:
-    """Keyword arguments take the formatted key."""
+def test_keywords_have_an_alias_of_their_own(cache: Cache) -> None:
+    """The names belong to it, whether they are the same objects as before or not."""
     function = Function(cache)
-    function._remember((1,), {"a": 1}, "k")
-    assert function(1) == ("call", (1,), {})
-    function._remember((1,), {}, "k")
+    function._hit((1,), {"a": 1}, "k")
+    assert function(1, a=1) == "value"
+    assert function(1, **{"".join(["a"]): 1}) == "value"
+    assert function(1, 1) == ("call", (1, 1), {})
+    assert function(1, b=1) == ("call", (1,), {"b": 1})
     assert function(1, a=2) == ("call", (1,), {"a": 2})
+    assert function(1) == ("call", (1,), {})
+    function._hit((1,), {}, "k")
     assert function(1, **{}) == "value"
+
+
+def test_calls_of_many_arguments_have_no_alias(cache: Cache) -> None:
+    """Beyond 32 arguments every key is formatted."""
+    function = Function(cache)
+    for count in (32, 33, 40):
+        args = tuple(range(count))
+        assert function._hit(args, {}, "k") == ("value" if count <= 32 else NotImplemented)
+        assert function(*args) == ("value" if count <= 32 else ("call", args, {}))
 
 
 def test_aliases_are_bounded(cache: Cache) -> None:
     """However many arguments pass by, no more than `bound` of them are remembered."""
     function = Function(cache, bound=10)
     for number in range(1000):
-        function._remember((number,), {}, "k")
+        function._hit((number,), {}, "k")
         assert function(number) == "value"
         assert sum(function(earlier) == "value" for earlier in range(max(0, number - 30), number + 1)) <= 10
 
 
+def test_arguments_crafted_to_collide_are_handed_on(cache: Cache) -> None:
+    """Of arguments whose hashes agree a few are remembered, the others take the long way; all are right."""
+    function = Function(cache, bound=1000)
+    alike = [n * (2**61 - 1) + 5 for n in range(1, 200)]
+    assert len({hash(each) for each in alike}) == 1
+    for number in alike:
+        put(cache, str(number), number)
+        assert function._hit((number,), {}, str(number)) == number
+    answers = [function(number) for number in alike]
+    assert all(answer in (number, ("call", (number,), {})) for number, answer in zip(alike, answers, strict=True))
+    assert 0 < sum(type(answer) is int for answer in answers) <= 16
+
+
 def test_an_alias_of_a_gone_entry_is_a_miss(cache: Cache) -> None:
-    """Aliases lead to keys, not to entries: what was cut is loaded again."""
+    """Cut, cleared and evicted entries are not served by their aliases, nor is what came into their place."""
     function = Function(cache)
-    function._remember((1,), {}, "k")
-    assert function(1) == "value"
-    cache.table.cut("k")
-    assert function(1) == ("call", (1,), {})
-    put(cache, "k", "new")
+    for end in (lambda: cache.table.cut("k"), cache.table.clear, lambda: cache.table.unquiet("k")):
+        put(cache, "k", "value")
+        assert function._hit((1,), {}, "k") == "value"
+        assert function(1) == "value"
+        end()
+        assert function(1) == ("call", (1,), {})
+        put(cache, "other", "in its place")
+        assert function(1) == ("call", (1,), {})
+        cache.table.clear()
+
+
+def test_an_alias_follows_its_entry_through_refreshes(cache: Cache) -> None:
+    """A new value under the key is what the alias leads to from then on."""
+    function = Function(cache)
+    function._hit((1,), {}, "k")
+    put(cache, "".join(["k"]), "new")
     assert function(1) == "new"
+
+
+def test_an_alias_keeps_no_value_alive(cache: Cache) -> None:
+    """What was evicted is freed, though the arguments that led to it are remembered."""
+
+    class Value:
+        pass
+
+    function = Function(cache)
+    put(cache, "big", value := Value())
+    function._hit((1,), {}, "big")
+    alive = weakref.ref(value)
+    del value
+    cache.table.cut("big")
+    assert alive() is None
+
+
+def test_an_alias_ends_with_its_epoch_and_its_freshness(cache: Cache) -> None:
+    """The compare of a hit stands on this way too."""
+    now = 0.0
+    ticking = Cache(clock=lambda: now)
+    put(ticking, "k", "value", end=10.0)
+    function = Function(ticking)
+    function._hit((1,), {}, "k")
+    now = 9.999
+    assert function(1) == "value"
+    now = 10.0
+    assert function(1) == ("call", (1,), {})
+    now = 0.0
+    assert function(1) == "value"
+    ticking.table.cut_all()
+    assert function(1) == ("call", (1,), {})
 
 
 def test_an_async_function_gives_awaitables(cache: Cache) -> None:
     """A hit of an async function is awaited like its coroutine would be."""
     function = Function(cache, awaited=True)
-    function._remember((1,), {}, "k")
+    function._hit((1,), {}, "k")
     assert type(function(1)) is Ready
     assert asyncio.run(function(1)) == "value"
     assert function(2) == ("call", (2,), {})
@@ -379,7 +521,7 @@ def test_stubs_match_the_compiled_modules(tmp_path: Path) -> None:
         r"""
             .*\.__(reduce|setstate)_cython__
             .*\.__(test|pyx_capi)__
-            .*\.(_Fill|[DTW])
+            .*\.(_Fill|[CDTW])
             .*\.(Store|Face|Call)
         """.replace(" ", "")
     )

@@ -9,7 +9,8 @@ from typing import Any
 import cachetools
 import pytest
 
-from tiercache.local.face import Call, Face
+from tiercache.local.alias import Aliases
+from tiercache.local.face import Call, Face, by_vectorcall
 from tiercache.local.flight import Flight
 from tiercache.local.foreign import Foreign
 from tiercache.local.lru import LRU
@@ -87,8 +88,12 @@ class Shop(Face):
     _get = _get_or_load = _aget = _aget_or_load = boom
 
 
+@by_vectorcall
 class Function(Call):
     _call = boom
+
+    def __init__(self, face: Face) -> None:
+        super().__init__(face, False, Aliases(4))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -255,15 +260,15 @@ def operations() -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"aget of {type(key).__name__}", partial(face.aget, key)
         yield f"get_or_load of {type(key).__name__}", partial(face.get_or_load, key, boom)
         yield f"aget_or_load of {type(key).__name__}", partial(face.aget_or_load, key, boom)
-    function = Function(shop(), False, 4)
-    function._remember((HOSTILE,), {}, KEY)
+    function = Function(shop())
+    function._hit((HOSTILE,), {}, KEY)
     for args in ((HOSTILE,), (1, HOSTILE), ([],), (1.0, "x"), (True,), (name("other"),)):
         yield f"a call with {args!r:.40}", lambda args=args: function(*args)
     yield "a call with keywords", lambda: function(x=HOSTILE)
-    yield "remembering no tuple", lambda: function._remember([1], {}, KEY)  # type: ignore[arg-type]
-    yield "remembering no key", lambda: function._remember((name("a"),), {}, 3)  # type: ignore[arg-type]
+    yield "a hit of no tuple", lambda: function._hit([1], {}, KEY)  # type: ignore[arg-type]
+    yield "a hit of no key", lambda: function._hit((name("a"),), {}, 3)  # type: ignore[arg-type]
     yield "a hit by a bad clock", partial(aliased(), 1)
-    yield "a call of no face", lambda: Call(None, False, 1)  # type: ignore[arg-type]
+    yield "a call of no face", lambda: Call(None, False)  # type: ignore[arg-type]
     yield "an unfinished call", lambda: Call.__new__(Call)(1)  # type: ignore[call-arg]
     yield "follow by an unhashable", lambda: followed([])
     yield "follow by a hostile", lambda: followed(HOSTILE)
@@ -282,8 +287,10 @@ def operations() -> Iterator[tuple[str, Callable[[], object]]]:
 
 def aliased() -> Function:
     """A function whose alias of 1 leads to a hit, if the clock told the time."""
-    function = Function(shop(boom), False, 4)
-    function._remember((1,), {}, KEY)
+    healthy = True
+    function = Function(shop(lambda: 0.0 if healthy else boom()))
+    assert function._hit((1,), {}, KEY) is not NotImplemented
+    healthy = False
     return function
 
 

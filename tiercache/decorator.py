@@ -12,7 +12,8 @@ from types import CoroutineType, MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from tiercache.keys import KeyMaker
-from tiercache.local.face import Call
+from tiercache.local.alias import Aliases
+from tiercache.local.face import Call, by_vectorcall
 from tiercache.port import is_async
 
 if TYPE_CHECKING:
@@ -35,18 +36,24 @@ class _Method(Protocol[C_contra, Q, R_co]):
     def __call__(self, first: C_contra, /, *args: Q.args, **kwargs: Q.kwargs) -> R_co: ...
 
 
+@by_vectorcall
 class CachedFunction(Call, Generic[P, T]):
     """A cached sync function. Called, it answers from the cache or runs the function, once in the fleet."""
 
     def __init__(
-        self, cache: "Cache", function: Callable[P, Any], maker: KeyMaker, policy: dict[str, Any], aliased: bool
+        self,
+        cache: "Cache",
+        function: Callable[P, Any],
+        maker: KeyMaker,
+        policy: dict[str, Any],
+        aliases: Aliases | None,
     ) -> None:
-        super().__init__(cache, is_async(function), ALIASES)
+        super().__init__(cache, is_async(function), aliases)
         functools.update_wrapper(self, function, updated=())
         attributes = getattr(function, "__dict__", {}).items()
         vars(self).update({name: value for name, value in attributes if not hasattr(type(self), name)})
         self.__wrapped__ = function
-        self._cache, self._maker, self._policy, self._aliased = cache, maker, policy, aliased
+        self._cache, self._maker, self._policy = cache, maker, policy
 
     if TYPE_CHECKING:
         __wrapped__: Callable[P, T]
@@ -70,8 +77,9 @@ class CachedFunction(Call, Generic[P, T]):
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # What the compiled call could not answer.
         key = self._maker(args, kwargs)
-        if self._aliased:
-            self._remember(args, kwargs, self._cache._wire(key))
+        value = self._hit(args, kwargs, self._cache._wire(key))
+        if value is not NotImplemented:
+            return value
         return self._load(key, self._loader(args, kwargs))
 
     def _loader(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
@@ -106,13 +114,19 @@ class CachedFunction(Call, Generic[P, T]):
         return self.__qualname__  # pickled by name, like a function
 
 
+@by_vectorcall
 class CachedCoroutineFunction(CachedFunction[P, T]):
     """A cached async function."""
 
     def __init__(
-        self, cache: "Cache", function: Callable[P, Any], maker: KeyMaker, policy: dict[str, Any], aliased: bool
+        self,
+        cache: "Cache",
+        function: Callable[P, Any],
+        maker: KeyMaker,
+        policy: dict[str, Any],
+        aliases: Aliases | None,
     ) -> None:
-        super().__init__(cache, function, maker, policy, aliased)
+        super().__init__(cache, function, maker, policy, aliases)
         # By these inspect knows a coroutine function; what a partial or a callable object hides has none.
         shown = function if hasattr(function, "__code__") else _coroutine_function
         for name in ("__code__", "__defaults__", "__kwdefaults__"):
@@ -338,16 +352,22 @@ class Decorator:
         if owner != name:
             raise ValueError(f"template {template!r} of {name} belongs to {owner} already")
 
-    def _aliases(self, maker: KeyMaker) -> bool:
+    def _aliases(self, maker: KeyMaker) -> Aliases | None:
         # Can a call's plain arguments be led to their key by memory? Not where anything else has a say in the
         # key: a callable, a default that may change; nor where a hit must be copied.
-        return not (self._key or self._copies) and all(
-            parameter.default is parameter.empty
-            or type(parameter.default) in _CONSTANT
-            or name in self._ignore
-            or (self._template is not None and f"{{{name}" not in self._template)
-            for name, parameter in maker.signature.parameters.items()
-        )
+        silent = {name for name in maker.signature.parameters if not self._has_say(name)}
+        parameters = maker.signature.parameters.values()
+        settled = (each.default is each.empty or type(each.default) in _CONSTANT for each in parameters)
+        if (
+            self._key
+            or self._copies
+            or not all(ends or each.name in silent for ends, each in zip(settled, parameters, strict=True))
+        ):
+            return None
+        return Aliases(ALIASES, [at for at, each in enumerate(parameters) if each.kind <= 1 and each.name in silent])
+
+    def _has_say(self, parameter: str) -> bool:
+        return parameter not in self._ignore and (self._template is None or f"{{{parameter}" in self._template)
 
 
 def _check_function(function: Any) -> None:

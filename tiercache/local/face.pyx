@@ -3,9 +3,13 @@ cimport cython
 from cpython.ref cimport PyObject
 from cpython.unicode cimport PyUnicode_READ_CHAR
 
-from tiercache.local.clock cimport monotonic as read_clock
+from tiercache.local.alias cimport (
+    MOST, Aliases, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyUnicode_CheckExact, call_hash, slot_of,
+)
+from tiercache.local.clock cimport latest as read_latest, monotonic as read_clock
+from tiercache.local.lru cimport LRU, seek, text_hash
 from tiercache.local.ready cimport ready
-from tiercache.local.table cimport Table
+from tiercache.local.table cimport Table, hit, hit_at
 
 
 def monotonic():
@@ -28,30 +32,27 @@ cdef class Face:
         self.clock = clock
         self.copies = copies
 
-    cdef inline double now(self) except? -1.0:
-        return read_clock() if self.clock is None else self.clock()
+    cdef inline double latest(self) except? -1.0:
+        # Now, or a little later.
+        return read_latest() if self.clock is None else self.clock()
 
-    cdef inline object look(self, str key, default):
-        # The value of a plain hit on a key of the table, else `default`.
-        cdef Table table = self.table
+    cdef inline object look(self, PyObject* key):
+        # The value of a plain hit, else MISSING.
+        # Keys with a # are not what the table has: there it stands before a digest.
         cdef PyObject* value
-        cdef double now
-        if table is None or self.copies:
-            return default
-        now = self.now()
-        with cython.critical_section(table):
-            value = table.hit(key, now)
-            return default if value == NULL else <object>value
-
-    cdef inline object hit(self, key, default):
-        # The same for a user's key. Those with a # are not what the table has: there it stands before a digest.
-        if type(key) is not str or PyUnicode_READ_CHAR(key, 0) == c"#":
-            return default
-        return self.look(<str>key, default)
+        cdef double latest
+        if not PyUnicode_CheckExact(key) or PyUnicode_READ_CHAR(<object>key, 0) == c"#":
+            return MISSING
+        if self.table is None or self.copies:
+            return MISSING
+        latest = self.latest()
+        with cython.critical_section(self.table):
+            value = hit(self.table, key, latest)
+            return MISSING if value == NULL else <object>value
 
     def get(self, key, default=None):
         """The cached value of `key`, else `default`; runs no loader and waits for none."""
-        value = self.hit(key, MISSING)
+        value = self.look(<PyObject*>key)
         return self._get(key, default) if value is MISSING else value
 
     def get_or_load(self, key, loader, *, ttl=None, **policy):
@@ -60,71 +61,166 @@ cdef class Face:
         Any field of `Policy` can be given for this call; seconds.
         """
         if not (policy and "copy" in policy):
-            value = self.hit(key, MISSING)
+            value = self.look(<PyObject*>key)
             if value is not MISSING:
                 return value
         return self._get_or_load(key, loader, ttl, policy)
 
     def aget(self, key, default=None):
         """Awaitable `get`."""
-        value = self.hit(key, MISSING)
+        value = self.look(<PyObject*>key)
         return self._aget(key, default) if value is MISSING else ready(value)
 
     def aget_or_load(self, key, loader, *, ttl=None, **policy):
         """Awaitable `get_or_load`; `loader` may be a coroutine function or any other callable."""
         if not (policy and "copy" in policy):
-            value = self.hit(key, MISSING)
+            value = self.look(<PyObject*>key)
             if value is not MISSING:
                 return ready(value)
         return self._aget_or_load(key, loader, ttl, policy)
 
 
-cdef class Call:
-    """A cached function's call: answers hits of short plain arguments without formatting their key.
+cdef extern from "fastcall.h":
+    ctypedef object (*vectorcallfunc)(PyObject*, PyObject* const*, size_t, PyObject*)
+    void support_vectorcall "tiercache_vectorcall"(cls, Py_ssize_t offset)
+    vectorcallfunc put_in_front "tiercache_put_in_front"(method, vectorcallfunc entry)
+    Py_ssize_t PyVectorcall_NARGS(size_t) noexcept
 
-    `aliases` maps exact ints and strings (a tuple of them for several arguments) to the key that
-    formatting gave; 1, True and 1.0 can't meet there, because only exact types are looked up.
+
+# Faster entries of the methods above: they answer hits, and hand everything else to the entries they replace.
+
+
+cdef object quick_get(PyObject* method, PyObject* const* args, size_t flags, PyObject* names):
+    value = quick(args, flags, names, 2)
+    return slow_get(method, args, flags, names) if value is MISSING else value
+
+
+cdef object quick_aget(PyObject* method, PyObject* const* args, size_t flags, PyObject* names):
+    value = quick(args, flags, names, 2)
+    return slow_aget(method, args, flags, names) if value is MISSING else ready(value)
+
+
+cdef object quick_get_or_load(PyObject* method, PyObject* const* args, size_t flags, PyObject* names):
+    value = quick(args, flags, names, 3)
+    return slow_get_or_load(method, args, flags, names) if value is MISSING else value
+
+
+cdef object quick_aget_or_load(PyObject* method, PyObject* const* args, size_t flags, PyObject* names):
+    value = quick(args, flags, names, 3)
+    return slow_aget_or_load(method, args, flags, names) if value is MISSING else ready(value)
+
+
+cdef inline object quick(PyObject* const* args, size_t flags, PyObject* names, Py_ssize_t least):
+    # The value of a plain hit, if the call is of the usual form: a face, a key, not more than one other by position.
+    cdef Py_ssize_t count = PyVectorcall_NARGS(flags)
+    if least <= count <= 3 and is_silent(names) and isinstance(<object>args[0], Face):
+        return (<Face>args[0]).look(args[1])
+    return MISSING
+
+
+cdef Py_hash_t KEY = hash("key"), DEFAULT = hash("default"), LOADER = hash("loader"), COPY = hash("copy")
+
+
+cdef inline bint is_silent(PyObject* names) noexcept:
+    # Keywords that do not matter to a hit. (A name with the hash of one that does takes the long way, and is right.)
+    cdef Py_ssize_t n
+    cdef Py_hash_t name
+    if names != NULL:
+        for n in range(PyTuple_GET_SIZE(names)):
+            name = text_hash(PyTuple_GET_ITEM(names, n))
+            if name == COPY or name == KEY or name == LOADER or name == DEFAULT:
+                return False
+    return True
+
+
+cdef vectorcallfunc slow_get = put_in_front(Face.get, quick_get)
+cdef vectorcallfunc slow_aget = put_in_front(Face.aget, quick_aget)
+cdef vectorcallfunc slow_get_or_load = put_in_front(Face.get_or_load, quick_get_or_load)
+cdef vectorcallfunc slow_aget_or_load = put_in_front(Face.aget_or_load, quick_aget_or_load)
+
+
+cdef class Call:
+    """A cached function's call: answers hits of plain arguments without formatting their key.
+
+    `aliases`: where it remembers which arguments lead to which entry; None: every key is formatted.
     """
 
+    cdef vectorcallfunc vectorcall
     cdef Face face
-    cdef dict aliases
-    cdef Py_ssize_t bound
+    cdef Aliases aliases
     cdef bint awaited
     cdef dict __dict__
 
-    def __init__(self, Face face not None, bint awaited, Py_ssize_t bound):
+    def __init__(self, Face face not None, bint awaited, Aliases aliases=None):
         self.face = face
         self.awaited = awaited
-        self.bound = bound
-        self.aliases = {}
-
-    @staticmethod
-    cdef inline object alias(tuple args):
-        # What stands for these arguments in `aliases`, or None where only their key can.
-        if len(args) == 1:
-            only = args[0]
-            return only if type(only) is int or type(only) is str else None
-        for arg in args:
-            if type(arg) is not int and type(arg) is not str:
-                return None
-        return args
+        self.aliases = aliases
+        if aliases is not None and not face.copies:
+            self.vectorcall = call
 
     def __call__(self, *args, **kwargs):
-        if not kwargs:
-            alias = Call.alias(args)
-            if alias is not None:
-                key = self.aliases.get(alias)
-                if key is not None:
-                    value = self.face.look(key, MISSING)
-                    if value is not MISSING:
-                        return ready(value) if self.awaited else value
         return self._call(args, kwargs)
 
-    def _remember(self, tuple args not None, dict kwargs, str key):
-        # Let these arguments lead to `key` from now on, if they can.
-        if not kwargs:
-            alias = Call.alias(args)
-            if alias is not None:
-                if len(self.aliases) >= self.bound:
-                    self.aliases = {}
-                self.aliases[alias] = key
+    def _hit(self, tuple args not None, dict kwargs not None, str key not None):
+        """What a plain hit of `key` gives, which these arguments lead to from now on; else NotImplemented."""
+        cdef list given = [*args, *kwargs.values()]
+        cdef tuple words = tuple(kwargs)
+        cdef PyObject* names = <PyObject*>words if words else NULL
+        cdef Py_ssize_t positional = len(args)
+        cdef PyObject* array[MOST]
+        cdef size_t hash
+        cdef unsigned int at
+        cdef Table table
+        cdef double latest
+        if self.vectorcall == NULL or len(given) > MOST:
+            return NotImplemented
+        for n, argument in enumerate(given):
+            array[n] = <PyObject*>argument
+        hash = call_hash(array, positional, len(given), names, self.aliases.ignored)
+        table, latest = self.face.table, self.face.latest()
+        with cython.critical_section(table):
+            at = seek(table.lru, <PyObject*>key)
+            if at == 0 or hit_at(table, at, latest) == NULL:
+                return NotImplemented
+            value = <object>table.lru.slots[at].value
+            if hash:
+                self.aliases.remember(hash, array, positional, len(given), names, table.lru, at)
+        return ready(value) if self.awaited else value
+
+
+cdef object formatted(PyObject* self, PyObject* const* args, Py_ssize_t positional, Py_ssize_t given, PyObject* names):
+    return (<Call>self)._call(
+        tuple([<object>args[n] for n in range(positional)]),
+        {<object>PyTuple_GET_ITEM(names, n): <object>args[positional + n] for n in range(given - positional)},
+    )
+
+
+cdef object call(PyObject* self, PyObject* const* args, size_t flags, PyObject* names):
+    # What the type's vectorcall slot runs.
+    cdef Py_ssize_t positional = PyVectorcall_NARGS(flags)
+    cdef Py_ssize_t given = positional if names == NULL else positional + PyTuple_GET_SIZE(names)
+    cdef PyObject* table = <PyObject*>(<Call>self).face.table  # borrowed, like the rest: counting would cost more
+    cdef PyObject* lru = <PyObject*>(<Table>table).lru
+    cdef PyObject* aliases = <PyObject*>(<Call>self).aliases
+    cdef size_t hash = call_hash(args, positional, given, names, (<Aliases>aliases).ignored)
+    cdef unsigned int at
+    cdef double latest
+    cdef PyObject* value
+    if hash:
+        latest = (<Call>self).face.latest()
+        with cython.critical_section(<Table>table):
+            at = slot_of(<Aliases>aliases, hash, args, positional, given, names, <LRU>lru)
+            value = hit_at(<Table>table, at, latest) if at else NULL
+            if value != NULL:
+                return ready(<object>value) if (<Call>self).awaited else <object>value
+    return formatted(self, args, positional, given, names)
+
+
+def by_vectorcall(cls):
+    """A class decorator: makes the calls of a subclass of `Call` as quick as its own."""
+    cdef Call any = Call.__new__(Call)
+    support_vectorcall(cls, <char*>&any.vectorcall - <char*><void*>any)
+    return cls
+
+
+by_vectorcall(Call)

@@ -1,5 +1,6 @@
-from tiercache.local.store cimport Store
+from tiercache.local.store cimport Entry, Store
 
 
 cdef class Foreign(Store):
-    cdef object cache                 # guarded by the table's lock, and so by `guard`
+    cdef object cache
+    cdef Entry found                  # by the last `find`: what it returned points into it

@@ -5,7 +5,7 @@ from threading import RLock
 
 from cachetools import Cache
 
-from tiercache.local.store cimport Entry, Store
+from tiercache.local.store cimport Ends, Entry, Store
 
 
 @cython.final
@@ -16,19 +16,26 @@ cdef class Foreign(Store):
     """
 
     def __cinit__(self, cache):
-        self.entries = {}
         self.guard = RLock()
         self.cache = cache
 
-    cdef Entry find(self, str key):
-        return self.cache.get(key)
+    cdef Ends* find(self, str key, void** value) except? NULL:
+        self.found = self.cache.get(key)
+        if self.found is None:
+            return NULL
+        value[0] = <void*>self.found.value
+        return &self.found.ends
 
-    cdef Entry take(self, str key):
-        return self.cache.pop(key, None)
+    cdef bint take(self, str key, list dropped) except -1:
+        self.found = None
+        taken = self.cache.pop(key, None)
+        dropped.append(taken)
+        return taken is not None
 
     cdef Py_ssize_t put(self, Entry entry, list dropped) except -1:
         # It replaces rather than takes and stores, so that an LFU goes on counting.
         cdef Py_ssize_t size = len(self.cache)
+        self.found = None
         if entry.key in self.cache:
             dropped.append(unmoved(self.cache, entry.key))
         else:
@@ -36,12 +43,13 @@ cdef class Foreign(Store):
         try:
             self.cache[entry.key] = entry
         except Exception as error:
-            dropped.append(self.take(entry.key))
+            self.take(entry.key, dropped)
             if not isinstance(error, ValueError):  # "value too large": cachetools' word for what can never fit
                 raise
         return max(0, size - <Py_ssize_t>len(self.cache))
 
     cdef int clear(self, list dropped) except -1:
+        self.found = None
         dropped.append([unmoved(self.cache, key) for key in self.cache])
         self.cache.clear()
         return 0

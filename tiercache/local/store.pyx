@@ -1,55 +1,74 @@
 """What tier 1 holds, and what it asks of the place that holds it."""
 cimport cython
-from cpython.ref cimport PyObject
 from libc.math cimport INFINITY
 
 from tiercache.local.xfetch cimport WINDOW
 
 
+cdef int read_fill(tuple fill, Ends* ends) except -1:
+    # `fill` is that of `Table.settle`.
+    cdef double fresh, hard, verify, delta, beta
+    _, fresh, hard, verify, delta, beta, ends.epoch, id, weight = fill
+    ends.fresh = fresh
+    ends.id = int.from_bytes(id, "big")
+    ends.early = min(verify, hard, fresh - WINDOW * beta * delta)
+    ends.verify = before(verify - fresh)
+    ends.hard = before(hard - fresh)
+    ends.quiet = -INFINITY
+    ends.delta = <float>delta
+    ends.weight = max(0, min(weight, 0xFFFFFFFF))
+    return 0
+
+
 @cython.final
 @cython.no_gc
 cdef class Entry:
-    """A value in tier 1 with its three ends (monotonic seconds): verify, fresh, hard."""
+    """A value as tier 1 holds, or held, it, with its three ends (monotonic seconds): verify, fresh, hard."""
 
-    def __cinit__(self, str key, tuple fill):
-        # `fill` is that of `Table.settle`.
-        cdef double fresh, hard, verify, delta, beta
-        self.key = key
-        self.value, fresh, hard, verify, delta, beta, self.epoch, id, weight = fill
-        self.early = min(verify, hard, fresh - WINDOW * beta * delta)
-        self.fresh = fresh
-        self.hard_ = before(hard - fresh)
-        self.verify_ = before(verify - fresh)
-        self.quiet_ = -INFINITY
-        self.delta = <float>delta
-        self.id_ = int.from_bytes(id, "big")
-        self.weight = max(0, min(weight, 0xFFFFFFFF))
+    @property
+    def fresh(self):
+        return self.ends.fresh
 
     @property
     def hard(self):
-        return self.fresh + self.hard_
+        return self.ends.fresh + self.ends.hard
 
     @property
     def verify(self):
-        return self.fresh + self.verify_
+        return self.ends.fresh + self.ends.verify
+
+    @property
+    def delta(self):
+        return self.ends.delta
 
     @property
     def id(self):
-        return self.id_.to_bytes(8, "big") if self.id_ else b""
+        return self.ends.id.to_bytes(8, "big") if self.ends.id else b""
+
+    @property
+    def weight(self):
+        return self.ends.weight
 
     def __repr__(self):
         return f"<Entry {self.key!r}>"
 
 
+cdef Entry entry_of(str key, object value, Ends* ends):
+    cdef Entry entry = Entry.__new__(Entry)
+    entry.key, entry.value, entry.ends = key, value, ends[0]
+    return entry
+
+
 cdef class Store:
     """Where the entries are: the LRU, or what the user gave. The table's lock guards all of it."""
 
-    cdef Entry find(self, str key):
-        # The entry, from now on the last one used, or None.
+    cdef Ends* find(self, str key, void** value) except? NULL:
+        # The entry's ends and its borrowed value, which is from now on the last one used; NULL if there is none.
+        # Both hold until the next call.
         raise NotImplementedError
 
-    cdef Entry take(self, str key):
-        # Remove and return the entry, or None.
+    cdef bint take(self, str key, list dropped) except -1:
+        # Remove the entry, if there is one.
         raise NotImplementedError
 
     cdef Py_ssize_t put(self, Entry entry, list dropped) except -1:
@@ -64,7 +83,3 @@ cdef class Store:
 
     cdef long long weight(self) except -1:
         raise NotImplementedError
-
-    cdef void touch(self, PyObject* entry) noexcept:
-        # Make it the last one used.
-        pass

@@ -1,7 +1,8 @@
 from cpython.ref cimport PyObject
 
 from tiercache.local.flight cimport Flight
-from tiercache.local.store cimport Entry, Store
+from tiercache.local.lru cimport LRU, Slot, seek, touch
+from tiercache.local.store cimport Ends, Entry, Store
 
 # What `probe` answers (the plain number: a member is looked up by name), and for whom it asks.
 cpdef enum Verdict:
@@ -27,6 +28,7 @@ cdef class Table:
     # All guarded by the table's lock: the critical section of the table (on a GIL build, the GIL), and around it
     # `guard`, which is a lock where the store runs Python code.
     cdef Store store
+    cdef LRU lru                      # where a hit looks: the store, or nothing if its look-ups run Python code
     cdef readonly object guard
     cdef dict flights                 # key -> the flight that may be joined
     cdef dict counts
@@ -35,12 +37,31 @@ cdef class Table:
     cdef public bint closed
     cdef long long hits
 
-    cdef PyObject* hit(self, str key, double now) except? NULL
     cdef int bump(self, str name, long long n=*) except -1
     cdef tuple _probe(
         self, str key, double now, double draw, double swr, double beta, int mode, Flight spare, list dropped
     )
-    cdef tuple _serve(self, Entry entry, double now, double draw, double beta, int mode, Flight spare)
-    cdef bint _is_quiet(self, Entry entry, double now) noexcept
-    cdef int _store(self, Flight flight, tuple fill, list dropped) except -1
+    cdef tuple _serve(
+        self, str key, object value, Ends* ends, double now, double draw, double beta, int mode, Flight spare
+    )
+    cdef bint _is_quiet(self, Ends* ends, double now) noexcept
+    cdef int _store(self, Flight flight, Entry entry, list dropped) except -1
     cdef int _cut_flights(self, list dropped) except -1
+
+
+cdef inline PyObject* hit_at(Table table, unsigned int at, double latest) noexcept:
+    # The borrowed value in a slot that the key was found in, or NULL for whatever needs a second look.
+    cdef PyObject* lru = <PyObject*>table.lru
+    cdef Slot* slot = &(<LRU>lru).slots[at]
+    if latest >= slot.ends.early or slot.ends.epoch != table.epoch:
+        return NULL
+    touch(<LRU>lru, at)
+    table.hits += 1
+    return slot.value
+
+
+cdef inline PyObject* hit(Table table, PyObject* key, double latest) noexcept:
+    # The same for a key. `latest` is now, or a little later; the caller has the table's lock.
+    cdef PyObject* lru = <PyObject*>table.lru
+    cdef unsigned int at = seek(<LRU>lru, key)
+    return hit_at(table, at, latest) if at else NULL

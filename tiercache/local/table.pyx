@@ -12,14 +12,12 @@ there, and nothing is made that the garbage collector tracks (3.11 may collect a
 run anybody's code). Flights, entries and dicts are made first, and what goes is handed out in `dropped`.
 """
 cimport cython
-from cpython.dict cimport PyDict_GetItemWithError
-from cpython.ref cimport PyObject
 from libc.math cimport INFINITY
 
 from tiercache.local.flight cimport Flight, wake
 from tiercache.local.foreign cimport Foreign
 from tiercache.local.lru cimport LRU
-from tiercache.local.store cimport Entry, before
+from tiercache.local.store cimport Ends, Entry, before, entry_of, read_fill
 from tiercache.local.xfetch cimport falls
 
 cdef unsigned int LOST = 0xFFFFFFFF
@@ -39,7 +37,8 @@ cdef class Table:
     """The entries and the running flights of one cache in this process."""
 
     def __cinit__(self, Py_ssize_t max_entries=10_000, max_bytes=None, store=None):
-        self.store = LRU(max_entries, max_bytes) if store is None else Foreign(store)
+        self.lru = LRU(max_entries if store is None else 1, max_bytes)
+        self.store = self.lru if store is None else Foreign(store)
         self.guard = self.store.guard
         self.flights = {}
         self.counts = {}
@@ -48,15 +47,6 @@ cdef class Table:
     cdef int bump(self, str name, long long n=1) except -1:
         self.counts[name] = self.counts.get(name, 0) + n
         return 0
-
-    cdef PyObject* hit(self, str key, double now) except? NULL:
-        # A borrowed value, or NULL for whatever needs a second look.
-        cdef PyObject* p = PyDict_GetItemWithError(self.store.entries, key)
-        if p == NULL or now >= (<Entry>p).early or (<Entry>p).epoch != self.epoch:
-            return NULL
-        self.store.touch(p)
-        self.hits += 1
-        return <PyObject*>(<Entry>p).value
 
     def probe(self, str key not None, double now, double draw=1.0, double swr=0.0, double beta=1.0, int mode=0):
         """What a reader of `key` should do: see `Verdict`. `draw` is uniform in (0, 1]; times are seconds."""
@@ -74,14 +64,15 @@ cdef class Table:
         self, str key, double now, double draw, double swr, double beta, int mode, Flight spare, list dropped
     ):
         # The answer, or None if it takes a flight and there is no `spare` one.
-        cdef Entry entry = self.store.find(key)
+        cdef void* value = NULL
+        cdef Ends* ends = self.store.find(key, &value)
         cdef Flight running
-        if entry is not None and now >= entry.fresh + entry.hard_:
-            dropped.append(self.store.take(key))
-            entry = None
-        if entry is not None and mode != FORCE and mode != WRITE and (now < entry.fresh or now < entry.fresh + swr):
-            if self._is_quiet(entry, now) or entry.epoch == self.epoch and now < entry.fresh + entry.verify_:
-                return self._serve(entry, now, draw, beta, mode, spare)
+        if ends != NULL and now >= ends.fresh + ends.hard:
+            self.store.take(key, dropped)
+            ends = NULL
+        if ends != NULL and mode != FORCE and mode != WRITE and (now < ends.fresh or now < ends.fresh + swr):
+            if self._is_quiet(ends, now) or ends.epoch == self.epoch and now < ends.fresh + ends.verify:
+                return self._serve(key, <object>value, ends, now, draw, beta, mode, spare)
         if mode == VERIFY:
             return (<int>HIT, None)
         running = self.flights.get(key)
@@ -95,16 +86,18 @@ cdef class Table:
         if running is not None:
             running.cut = True
             dropped.append(running)
-        spare.seen = entry
+        spare.seen = None if ends == NULL else entry_of(key, <object>value, ends)
         if not self.closed:
             self.flights[key] = spare
         return (<int>LEAD, spare)
 
-    cdef tuple _serve(self, Entry entry, double now, double draw, double beta, int mode, Flight spare):
+    cdef tuple _serve(
+        self, str key, object value, Ends* ends, double now, double draw, double beta, int mode, Flight spare
+    ):
         # HIT or DUE for an entry that may answer; None as above.
-        cdef bint stale = now >= entry.fresh
-        cdef bint due = mode != READ and not self.closed and not self._is_quiet(entry, now)
-        due = due and (stale or falls(entry.fresh - now, beta * entry.delta, draw)) and entry.key not in self.flights
+        cdef bint stale = now >= ends.fresh
+        cdef bint due = mode != READ and not self.closed and not self._is_quiet(ends, now)
+        due = due and (stale or falls(ends.fresh - now, beta * ends.delta, draw)) and key not in self.flights
         if due and spare is None:
             return None
         if mode != VERIFY:
@@ -112,14 +105,14 @@ cdef class Table:
         if stale:
             self.bump("stale_served")
         if not due:
-            return (<int>HIT, entry.value)
-        spare.mode, spare.early, spare.seen = LOAD, True, entry
-        self.flights[entry.key] = spare
+            return (<int>HIT, value)
+        spare.mode, spare.early, spare.seen = LOAD, True, entry_of(key, value, ends)
+        self.flights[key] = spare
         self.bump("early_refreshes")
-        return (<int>DUE, entry.value, spare)
+        return (<int>DUE, value, spare)
 
-    cdef bint _is_quiet(self, Entry entry, double now) noexcept:
-        return now < entry.fresh + entry.quiet_ and (entry.epoch == self.epoch or self.epoch == LOST)
+    cdef bint _is_quiet(self, Ends* ends, double now) noexcept:
+        return now < ends.fresh + ends.quiet and (ends.epoch == self.epoch or self.epoch == LOST)
 
     def settle(self, Flight flight not None, outcome, tuple fill=None):
         """End a flight: give its callers the outcome and, unless it was cut, store `fill`.
@@ -130,9 +123,16 @@ cdef class Table:
         cdef list dropped = []
         cdef dict wakers
         cdef Py_ssize_t dead
+        cdef Entry entry = None
+        cdef Ends ends
         try:
+            if fill is not None:
+                read_fill(fill, &ends)
+                if isinstance(fill[0], Raises):
+                    ends.early = 0.0
+                entry = entry_of(flight.key, fill[0], &ends)
             with self.guard, cython.critical_section(self):
-                self._store(flight, fill, dropped)
+                self._store(flight, entry, dropped)
         finally:
             wakers = flight.finish(outcome, dropped)
             dead = 0 if wakers is None else wake(wakers)
@@ -140,13 +140,8 @@ cdef class Table:
                 self.count("dead_wakers", dead)
         return wakers is not None
 
-    cdef int _store(self, Flight flight, tuple fill, list dropped) except -1:
-        cdef Entry entry = None
+    cdef int _store(self, Flight flight, Entry entry, list dropped) except -1:
         cdef Py_ssize_t evicted
-        if fill is not None:
-            entry = Entry(flight.key, fill)
-            if isinstance(entry.value, Raises):
-                entry.early = 0.0
         if flight.settled or self.flights.get(flight.key) is not flight:
             return 0  # cut loose, or never the table's
         del self.flights[flight.key]
@@ -166,42 +161,48 @@ cdef class Table:
 
     def quiet(self, str key not None, double until, double now):
         """Serve the entry of `key` without coin and without Redis until then."""
-        cdef Entry entry
+        cdef Ends* ends
+        cdef void* value = NULL
         with self.guard, cython.critical_section(self):
-            entry = self.store.find(key)
-            if entry is not None:
-                entry.quiet_ = before(until - entry.fresh)
-                if entry.epoch == self.epoch and now < entry.fresh and not isinstance(entry.value, Raises):
-                    until = min(until, entry.fresh + min(entry.verify_, entry.hard_, <float>0.0))
-                    entry.early = max(entry.early, until)
+            ends = self.store.find(key, &value)
+            if ends != NULL:
+                ends.quiet = before(until - ends.fresh)
+                if ends.epoch == self.epoch and now < ends.fresh and not isinstance(<object>value, Raises):
+                    until = min(until, ends.fresh + min(ends.verify, ends.hard, <float>0.0))
+                    ends.early = max(ends.early, until)
 
     def unquiet(self, str key not None):
         """Something happened to `key`: its next read takes the slow path and tosses the coin again."""
-        cdef Entry entry
+        cdef Ends* ends
+        cdef void* value = NULL
         with self.guard, cython.critical_section(self):
-            entry = self.store.find(key)
-            if entry is not None:
-                entry.quiet_ = -INFINITY
-                entry.early = 0.0
+            ends = self.store.find(key, &value)
+            if ends != NULL:
+                ends.early, ends.quiet = 0.0, -INFINITY
 
     def peek(self, str key not None):
-        """The entry of `key` or None; changes nothing but its recency."""
+        """The entry of `key` as it is, or None; changes nothing but its recency."""
+        cdef Ends* ends
+        cdef void* value = NULL
         with self.guard, cython.critical_section(self):
-            return self.store.find(key)
+            ends = self.store.find(key, &value)
+            return None if ends == NULL else entry_of(key, <object>value, ends)
 
     def cut(self, str key not None, bytes id not None=b""):
         """The fence: remove the entry and cut the running flight loose, unless they carry the record `id`."""
+        cdef list dropped = []
         cdef Flight flight
-        cdef Entry entry
+        cdef Ends* ends
+        cdef void* value = NULL
         cdef unsigned long long keep = int.from_bytes(id, "big")
         with self.guard, cython.critical_section(self):
             flight = self.flights.get(key)
             if flight is not None and (keep == 0 or flight.writes != keep):
                 flight.cut = True
                 del self.flights[key]
-            entry = self.store.find(key)
-            if entry is not None and (keep == 0 or entry.id_ != keep):
-                self.store.take(key)
+            ends = self.store.find(key, &value)
+            if ends != NULL and (keep == 0 or ends.id != keep):
+                self.store.take(key, dropped)
 
     def cut_all(self, bint verified=True):
         """A new epoch: cut every running flight; with `verified` False, trust nothing until the next one."""
