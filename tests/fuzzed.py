@@ -1,6 +1,6 @@
 """Hostile data, made of a random.Random: payloads, records, inbox messages and replies, whole and damaged.
 
-Hypothesis draws the seeds: it would take ten times as long to draw the data itself.
+Hypothesis draws the seeds, each of some cases: it would take ten times as long to draw the data itself.
 """
 
 import datetime as dt
@@ -23,17 +23,25 @@ from tiercache.local.table import Raises
 from tiercache.record import HEADER, MAGIC
 from tiercache.remote.resp import Refusal
 
-HANG = 20_000  # milliseconds after which a case counts as one that hangs
+HANG = 20_000  # milliseconds after which a seed's cases count as ones that hang
+EACH = 10  # cases of one seed
 encode = MsgpackCodec().encode
 
 
 def fuzz(make: Callable[[random.Random], Any], check: Callable[[Any], object], cases: int) -> None:
-    """Run `check` on so many cases that `make` made; each may take HANG at most."""
+    """Run `check` on so many cases that `make` made, within HANG; a failure names its case."""
 
-    @settings(max_examples=cases, deadline=HANG, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=cases // EACH, deadline=HANG, database=None, suppress_health_check=list(HealthCheck))
     @given(st.integers(0, 2**64))
     def run(seed: int) -> None:
-        check(make(random.Random(seed)))
+        chance = random.Random(seed)
+        for _ in range(EACH):
+            case = make(chance)
+            try:
+                check(case)
+            except BaseException as error:
+                error.add_note(f"case: {case!r}")
+                raise
 
     run()
 

@@ -12,7 +12,7 @@ class Mutant(NamedTuple):
 
 
 PARITY = "tests/test_memory_redis.py"
-MODEL = "tests/test_scripts_model.py"
+SWAP = "tests/test_swap.py"
 
 MUTANTS = [
     # acquire
@@ -195,5 +195,35 @@ MUTANTS = [
     Mutant("write over a foreign type", "write.lua", "redis.call('STRLEN', KEYS[1])", "", PARITY),
     Mutant(
         "a staged write keeps the staging's TTL", "write.lua", "  redis.call('PEXPIRE', KEYS[1], ARGV[2])\n", "", PARITY
+    ),
+    # only_if
+    Mutant("a write on no condition", "only_if.lua", "if found ~= ARGV[#ARGV] then", "if false then", SWAP),
+    Mutant(
+        "a lost write on a condition leaves its staging",
+        "only_if.lua",
+        "  redis.call('DEL', KEYS[4])\n  return {'LOST'}",
+        "  return {'LOST'}",
+        SWAP,
+    ),
+    Mutant(
+        "a record without TTL meets the condition",
+        "only_if.lua",
+        "\n    and redis.call('PTTL', KEYS[1]) > 0 then",
+        " then",
+        SWAP,
+    ),
+    Mutant(
+        "a record of the wrong length meets the condition",
+        "only_if.lua",
+        "38 + struct.unpack('>I4', found, 27)",
+        "redis.call('STRLEN', KEYS[1])",
+        SWAP,
+    ),
+    Mutant(
+        "a record of another format meets the condition",
+        "only_if.lua",
+        " and string.sub(found, 1, 3) == 'tc\\1'",
+        "",
+        SWAP,
     ),
 ]

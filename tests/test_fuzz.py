@@ -43,7 +43,7 @@ def seen(record_property: Callable[[str, object], None]) -> Iterator[Counter[str
 
 @pytest.fixture
 def cases(amount: Callable[[int, int], int]) -> int:
-    return amount(3_000, 150_000)
+    return amount(3_000, 180_000)
 
 
 class PromptRedis(FakeRedis):

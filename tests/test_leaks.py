@@ -108,10 +108,12 @@ class Work:
         await asyncio.gather(task, return_exceptions=True)
         with pytest.raises(ValueError, match="on purpose"):
             await cache.aget_or_load(f"error:{n % 100}", lambda: _raise(ValueError("on purpose")))
+        await cache.arefresh(key, load)
+        await cache.aset_many({f"many:{n % 7}": n, "many": "x" * 100})
         await cache.ainvalidate(key)
 
     def run(self, start: int, times: int) -> int:
-        """So many rounds; returns how many operations these were, roughly."""
+        """So many rounds; returns how many operations these were, at least."""
 
         async def all_tasks() -> None:
             for n in range(start, start + times):
@@ -162,7 +164,7 @@ def test_memory_is_flat(
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     url = redis_server.url if tiers == 2 else None
-    rounds = amount(1_500, 25_000) if tiers == 1 else amount(300, 9_000)
+    rounds = amount({1: 1_500, 2: 300}[tiers], 34_000)
     process = spawn.Process(target=grow, args=(theirs, url, rounds), daemon=True)
     process.start()
     theirs.close()

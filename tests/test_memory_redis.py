@@ -284,6 +284,14 @@ class Parity(RuleBasedStateMachine):
     def invalidate(self, which: list[str], soft: bool) -> None:
         self.both(lambda side: side.tiers[0].invalidate(which, soft))
 
+    @rule(key=keys, record=st.one_of(st.none(), records), known=st.sampled_from(["stands there", "none", "other"]))
+    def replace(self, key: str, record: Record | None, known: str) -> None:
+        stored = self.db.get(name) if self.db.type(name := self.names.value(key).encode()) == "string" else None
+        id = {"stands there": (stored or b"")[30:38], "none": b"", "other": b"other id"}[known]
+        if record is not None:
+            record = record._replace(hard_ms=max(AGE, record.hard_ms))
+        self.both(lambda side: side.tiers[0].replace(key, record, id))
+
     @rule(key=keys)
     def read(self, key: str) -> None:
         self.both(lambda side: side.tiers[0].read(key))
@@ -299,7 +307,9 @@ class Parity(RuleBasedStateMachine):
         tries=st.integers(1, 3),
         waits=st.lists(st.tuples(processes, st.booleans()), max_size=3),
         shift=shifts,
-        way_out=st.sampled_from(["commit", "commit", "release", "fail", "late", "write", "invalidate", "soften"]),
+        way_out=st.sampled_from(
+            ["commit", "commit", "release", "fail", "late", "write", "invalidate", "soften", "replace"]
+        ),
         old=st.sampled_from(OLD),
         given=st.sets(st.sampled_from(CIRCUMSTANCES), max_size=2),
     )
@@ -343,6 +353,8 @@ class Parity(RuleBasedStateMachine):
             self.release(key, token, ERRORS[0] if way_out == "fail" else None, POLICIES[1], True)
         elif way_out == "write":
             self.write([(key, record)], 0)
+        elif way_out == "replace":
+            self.replace(key, record, "stands there")
         else:
             self.invalidate([key], way_out == "soften")
 
@@ -351,7 +363,9 @@ class Parity(RuleBasedStateMachine):
     # What else may come over the wire.
 
     @rule(
-        script=st.sampled_from(["acquire", "commit", "renew", "release", "invalidate", "write"]),
+        script=st.sampled_from(
+            ["acquire", "commit", "renew", "release", "invalidate", "write", "invalidate_if", "write_if"]
+        ),
         key=keys,
         token=st.sampled_from([*TOKENS, b"short", *3 * [b"of the holder"]]),
         staged=tokens,
@@ -376,6 +390,8 @@ class Parity(RuleBasedStateMachine):
         held = self.db.hash(lease.encode()) if self.db.type(lease.encode()) == "hash" else {}
         token = held.get(b"t", TOKENS[0]) if token == b"of the holder" else token
         attempt = held.get(b"n", 1) if attempt == b"of the holder" else attempt
+        invalidated = ["soft" if given["hard"] else "hard", key, names.invalidations]
+        written = [data, AGE, given["push"], key, names.invalidations, given["id"]]
         arguments: dict[str, Any] = {
             "acquire": ([v, lease, f, s], [token, attempt, given["inbox"], ms, given["id"]]),
             "commit": (
@@ -384,8 +400,10 @@ class Parity(RuleBasedStateMachine):
             ),
             "renew": ([lease], [token, ms]),
             "release": ([lease, f, s], [token, given["kind"], key, ms, given["most"], b"\xff", data[:200]]),
-            "invalidate": ([v, lease, f, s], ["soft" if given["hard"] else "hard", key, names.invalidations]),
-            "write": ([v, lease, f, s], [data, AGE, given["push"], key, names.invalidations, given["id"]]),
+            "invalidate": ([v, lease, f, s], invalidated),
+            "invalidate_if": ([v, lease, f, s], [*invalidated, given["id"]]),
+            "write": ([v, lease, f, s], written),
+            "write_if": ([v, lease, f, s], [*written, token[:8]]),
         }
         words = commands.evalsha(getattr(commands, script.upper()), *arguments[script][:1], *arguments[script][1])
         answer = self.both(lambda side: side.raw(words))

@@ -1,7 +1,8 @@
 """The scripts against a model of them: any order of operations, lost replies, late duplicates, expiries, evictions."""
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -19,9 +20,6 @@ from tiercache.remote.commands import INLINE
 
 POLICY = Policy(error_backoff=3.0, error_backoff_max=10.0)
 SMALL, LARGE = b"x", b"x" * (INLINE + 1)
-SETTINGS = settings(
-    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False
-)
 Told = list[tuple[str, list[bytes]]]
 
 
@@ -42,6 +40,7 @@ class Scripts(RuleBasedStateMachine):
     client: ClassVar[redis.Redis]
     tiers: ClassVar[list[Tier2]]
     ear: ClassVar[Ear]
+    counted: ClassVar[Counter[str]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -250,6 +249,7 @@ class Scripts(RuleBasedStateMachine):
 
     @invariant()
     def the_server_holds_what_the_model_holds(self) -> None:
+        self.counted["states"] += 1
         names = {name.decode() for name in self.client.scan_iter()}
         assert all(self.client.pttl(name) > 0 for name in names), "a key without a TTL"
         wanted = {self.v} if self.record is not None else set()
@@ -281,15 +281,30 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
         yield server
 
 
-def test_the_scripts_do_what_their_model_does(server: RedisServer, namespace: str) -> None:
+def test_the_scripts_do_what_their_model_does(
+    server: RedisServer,
+    namespace: str,
+    amount: Callable[[int, int], int],
+    record_property: Callable[[str, object], None],
+) -> None:
     """Same answers, same state, same messages, a TTL on every key; S1, S2, S3, S6 and S11 at every step."""
+    counted: Counter[str] = Counter()
+    config = settings(
+        max_examples=amount(100, 5000),
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
     with server.client() as client:
         tiers = [Tier2(server.url, namespace) for _ in range(2)]
         ear = Ear(client, tiers[0].inbox, tiers[1].inbox, tiers[0].names.invalidations)
-        machine = type("Machine", (Scripts,), {"client": client, "tiers": tiers, "ear": ear})
+        machine = type("Machine", (Scripts,), {"client": client, "tiers": tiers, "ear": ear, "counted": counted})
         try:
-            run_state_machine_as_test(machine, settings=SETTINGS)
+            run_state_machine_as_test(machine, settings=config)
         finally:
             ear.close()
             for tier in tiers:
                 tier.close()
+    for name, number in counted.items():
+        record_property(name, number)
