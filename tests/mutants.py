@@ -13,6 +13,7 @@ class Mutant(NamedTuple):
     new: str
     caught_by: str = "simulator"
     seed: int = 0  # that noticed it last time: saves the search
+    says: str = ""  # which check notices it first, where that is the point
 
 
 MUTANTS = [
@@ -117,7 +118,7 @@ MUTANTS = [
         "local/table.pxd",
         "latest >= slot.ends.early or slot.ends.epoch != table.epoch:",
         "latest >= slot.ends.early:",
-        seed=3743,
+        seed=3845,
     ),
     Mutant(
         "a new epoch does not cut flights",
@@ -430,5 +431,76 @@ MUTANTS = [
         "            links.after_fork()\n",
         "            pass\n",
         caught_by="tests/chaos/test_forks_and_exits.py::test_workers_of_a_master_that_is_loading",
+    ),
+    # The scripts, as the simulator runs them.
+    Mutant(
+        "a lease is granted while another holds it",
+        "testing/scripts.py",
+        "    if holder is not None:\n        if inbox:",
+        "    if holder is not None and inbox:\n        if inbox:",
+        seed=11,
+        says="S1:",
+    ),
+    Mutant(
+        "whoever asks extends a lease",
+        "testing/scripts.py",
+        """\
+    if db.hash(keys[0]).get(b"t") != argv[0]:
+        return [b"LOST"]
+""",
+        "",
+        seed=3,
+        says="S6:",
+    ),
+    Mutant(
+        "whoever asks ends a lease",
+        "testing/scripts.py",
+        """\
+        return [b"LOST", 0]
+""",
+        """\
+        db.delete(l)
+        return [b"LOST", 0]
+""",
+        seed=71,
+        says="S6:",
+    ),
+    Mutant(
+        "a repeated acquire is told of itself",
+        "testing/scripts.py",
+        "    if holder == token:",
+        "    if False:",
+        says="S11:",
+    ),
+    Mutant(
+        "a repeated failure has no pause",
+        "testing/scripts.py",
+        '        if kind == b"failed" and db.hash(f)',
+        "        if False and db.hash(f)",
+        seed=3,
+        says="S11:",
+    ),
+    Mutant(
+        "a repeated commit is refused",
+        "testing/scripts.py",
+        "    if _usable(stored) == id:",
+        "    if False:",
+        says="S11:",
+    ),
+    Mutant(
+        "a swap is on the condition of what is read anew",
+        "contrib/swap.py",
+        'known = found.record.id if found.record is not None else b""',
+        'known = getattr((await remote.read(port, key)).record, "id", b"")',
+        seed=147,
+        says="swaps",
+    ),
+    Mutant(
+        "a swap on no condition",
+        "testing/scripts.py",
+        '            return [b"LOST"]\n        return then(',
+        "        return then(",
+        seed=147,
+        says="swaps",
     ),
 ]

@@ -54,6 +54,7 @@ def test_the_simulator_notices(mutant: Mutant, tmp_path: Path) -> None:
         ran = simulate(environment, tmp_path, "--seeds", str(SEEDS))
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert "replay:" in ran.stdout, ran.stdout + ran.stderr
+    assert mutant.says in ran.stdout, ran.stdout
 
 
 @pytest.mark.parametrize("mutant", TESTED, ids=lambda each: each.name)

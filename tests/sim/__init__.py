@@ -8,6 +8,7 @@ server is `tiercache.testing.MemoryRedis`, which tests hold against the real scr
     network.py  connections and inboxes that are slow, cut, refused, half-open; replies that get lost
     member.py   one process: a Cache, its timer, its calls; it can pause, crash and fork
     truth.py    what really happened, and the checks S1 to S13 while it happens
+    leases.py   who holds which lease: S1, S6 and S11
     history.py  what a seed stands for: policies, calls and faults as plain data
     acts.py     what can happen: calls, writes, faults
     run.py      runs a history, checks L1 to L6 at its end, shrinks a failing one

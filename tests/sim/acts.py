@@ -12,6 +12,7 @@ from sim.member import Member
 from sim.network import FENCED
 from sim.truth import Truth
 from tiercache import LoadFailed, LoadTimeout, ReentrantLoadError, RemoteUnavailable, flow
+from tiercache.contrib.swap import ABSENT, Step, swap
 from tiercache.port import AGAIN
 
 
@@ -173,6 +174,20 @@ class Acts:
         policy = self.history.policy
         self._write(number, key, lambda: cache.aset(key, value, ttl=policy.ttl, stale_if_error=policy.stale_if_error))
 
+    def swap(self, number: int, key: str, size: int) -> None:
+        """Compare and swap: every fourth value is removed, the others are followed by a new one."""
+        cache, policy = self.members[number].cache, self.history.policy
+
+        def decide(value: Any, left: float) -> Step:
+            seen = None if value is ABSENT else self.truth.serial(value)
+            if seen is not None and seen % 4 == 0:
+                return Step(seen, ABSENT)
+            new = self.truth.new_value(size)
+            self.truth.saw[self.truth.serials] = seen
+            return Step(seen, new, policy.ttl)
+
+        self._write(number, key, lambda: swap(cache._aio(), key, decide))
+
     def _write(self, number: int, key: str, operation: Any) -> None:
         member = self.members[number]
         if not member.dead:
@@ -225,13 +240,16 @@ class Acts:
         self._net(number, seconds, slow=calls, slow_messages=messages)
 
     def evict(self, _: int, key: str, part: str) -> None:
-        self.truth.redis.execute(b"DEL", f"tc1:{{sim:{key}}}:{part}".encode())
+        name = f"tc1:{{sim:{key}}}:{part}".encode()
+        self.truth.redis.execute(b"DEL", name)
+        self.truth.leases.lost(name)
         if part == "f":
             self.truth.cooling.pop(key, None)
 
     def restart_redis(self, _: int) -> None:
         for name in self.truth.redis.db.names():
             self.truth.redis.db.delete(name)
+            self.truth.leases.lost(name)
         self.truth.cooling.clear()
         self.script_flush(0)
         for number in range(len(self.members)):

@@ -84,6 +84,8 @@ def history(seed: int) -> History:
     if kind == "crash":
         for member in range(members - 1):
             acts.append(Act(rng.choice(acts).at + rng.choice((0.001, 0.003, 0.05, 0.2)), "crash", member))
+    if seed % 8 == 3:
+        acts = [act._replace(what="swap") if act.what == "write" else act for act in acts]
     return History(seed, kind, members, settings, policy, sorted(acts, key=lambda act: act.at))
 
 

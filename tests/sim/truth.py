@@ -1,4 +1,7 @@
-"""What really happened in a history, seen from outside, and what must never have happened."""
+"""What really happened in a history, seen from outside, and what must never have happened.
+
+Longer than most files: each judgement reads what the others record, and the order of events is theirs in common.
+"""
 
 import math
 from collections import defaultdict
@@ -6,12 +9,12 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from tiercache.record import HEADER, unpack
+from sim.leases import ENDS, Leases, Server
+from tiercache.record import HEADER, VALUE, Record, unpack
 from tiercache.remote import commands as c
 from tiercache.remote.resp import Refusal
-from tiercache.testing import MemoryRedis
 
-SCRIPTS = ("ACQUIRE", "COMMIT", "RENEW", "RELEASE", "INVALIDATE", "WRITE")
+SCRIPTS = ("ACQUIRE", "COMMIT", "RENEW", "RELEASE", "INVALIDATE", "WRITE", "INVALIDATE_IF", "WRITE_IF")
 SCRIPT = {getattr(c, name).sha.encode(): name for name in SCRIPTS}
 SHAS = list(SCRIPT)
 SCRIPT |= {getattr(c, name).text.encode(): name for name in SCRIPTS}
@@ -29,7 +32,8 @@ class Truth:
 
     def __init__(self, loop: Any, namespace: str) -> None:
         self.loop = loop
-        self.redis = MemoryRedis(loop.time)
+        self.redis = Server(loop.time)
+        self.leases = Leases(self.redis, self.violated)
         self.redis._known.update(SHAS)  # SCRIPT FLUSH is a fault of its own
         self.namespace = namespace
         self.seq = 0
@@ -38,6 +42,7 @@ class Truth:
         self.serials = 0
         self.origin: dict[int, int] = {}  # serial of a value -> when its load, or its write, began
         self.life: dict[int, Life] = {}  # of stored values
+        self.saw: dict[int, int | None] = {}  # serial of a value that a swap brought -> the one it was made from
         self.failures: dict[str, list[float]] = defaultdict(list)  # when they were released
         self.asked: dict[tuple[Any, str], dict[bytes, tuple[bytes, float]]] = defaultdict(dict)  # the last acquires
         self.fences: dict[str, int] = defaultdict(int)  # key -> the last invalidation or write
@@ -85,12 +90,14 @@ class Truth:
     def serial(value: Any) -> int | None:
         return value[0] if isinstance(value, list) else value
 
-    def _stored(self, record: bytes) -> int | None:
-        head = unpack(record)
-        if head is None or head.kind != 0:
+    def _serial(self, record: Record | None) -> int | None:
+        return self.serial(msgpack.unpackb(record.payload)) if record and record.kind == VALUE else None
+
+    def _stored(self, data: bytes) -> int | None:
+        head = unpack(data)
+        serial = self._serial(head)
+        if head is None or serial is None:
             return None
-        serial = self.serial(msgpack.unpackb(head.payload))
-        assert serial is not None
         now = self.loop.clock
         self.life[serial] = Life(now + head.fresh_ms / 1000, now + head.hard_ms / 1000)
         return serial
@@ -108,11 +115,13 @@ class Truth:
             return reply
         count = int(words[2])
         keys, argv = words[3 : 3 + count], words[3 + count :]
-        before = self.redis.db.get(keys[0]) if script in ("ACQUIRE", "COMMIT") else None
+        before = self.redis.db.get(keys[0]) if script in ("ACQUIRE", "COMMIT", "WRITE_IF") else None
+        left = self.leases.before(script, keys, argv)
         reply = self.redis.execute(*words)
         if self.log is not None:
             self.note("  server:", member, script, _token(script, argv), "->", _short(reply))
         if not isinstance(reply, Refusal):
+            self.leases.after(script, words, keys, left, reply)
             getattr(self, "_" + script.lower())(member, keys, argv, before, reply)
         return reply
 
@@ -188,6 +197,21 @@ class Truth:
         if serial is not None:
             self.origin[serial] = self.seq
 
+    def _invalidate_if(self, member: Any, keys: list[bytes], argv: list[bytes], before: Any, reply: Any) -> None:
+        if reply[0] == b"OK":
+            self._invalidate(member, keys, argv, before, reply)
+
+    def _write_if(self, member: Any, keys: list[bytes], argv: list[bytes], before: Any, reply: Any) -> None:
+        if reply[0] != b"OK":
+            return
+        stood, stands = (record and unpack(record) for record in (before, self.redis.db.get(keys[0])))
+        old, new = (self._serial(record) for record in (stood, stands))
+        saw = self.saw.get(new)
+        over = stood is None or stood.soft_invalid or (old and self.life[old].fresh < self.loop.clock + 0.002)
+        if saw != old and not (saw is None and over):
+            self.violated(f"{member} swaps {_key(keys[0])} to value {new}: it saw {saw} there and replaced {old}")
+        self._write(member, keys, argv, before, reply)
+
     def _fence(self, key: str, soft: bool = False) -> None:
         self.fences[key] = self.seq
         self.cooling.pop(key, None)
@@ -217,7 +241,7 @@ class Truth:
                     self.resting[member, _key(words[3])] = (until, argv[0])
             elif reply[0] == b"REJECTED" and argv[2]:
                 record = unpack(argv[2])
-                if record is not None and record.kind == 0:
+                if record is not None and record.kind == VALUE:
                     self.rejected[self.serial(msgpack.unpackb(record.payload)) or 0] = self.loop.clock
 
     # What a process knows.
@@ -274,7 +298,7 @@ def _key(name: bytes) -> str:
 
 
 def _token(script: str, argv: list[bytes]) -> str:
-    if script in ("INVALIDATE", "WRITE"):
+    if script in ENDS:
         return ""
     return argv[0][:3].hex() + (f"/{int(argv[1])}" if script in ("ACQUIRE", "COMMIT") else "")
 
