@@ -23,7 +23,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tiercache.codec import Codec, MsgpackCodec, compress, decompress
+from tiercache.codec import Codec, MsgpackCodec
+from tiercache.compression import compress, decompress
 from tiercache.errors import CodecError, PolicyError
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -203,6 +203,22 @@ def test_a_stale_value_is_absent(make_cache: Callable[..., Cache]) -> None:
     assert cache.get("k") == "new"
 
 
+def test_what_swap_can_not_read_is_absent_and_told(
+    make_cache: Callable[..., Cache], redis_server: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Counted each time and logged once, as by a read; the swap replaces it."""
+    cache, answers = make_cache(), []
+    with redis_server.client() as client:
+        for _ in range(2):
+            client.set(Names(namespace).value("k"), a_record(A, b"\xc1").pack(), px=60_000)
+            answers.append(run(swap(cache._blocking(), "k", lambda value, left: Step(value is ABSENT, "new", 60.0))))
+    assert answers == [True, True]
+    assert cache.get("k") == "new"
+    assert cache.stats()["undecodable"] == 2
+    [told] = [record.getMessage() for record in caplog.records if "can't be read" in record.getMessage()]
+    assert "'k'" in told
+
+
 def test_swap_without_redis(make_cache: Callable[..., Cache]) -> None:
     """It says so, and names the key."""
     with RedisServer() as server:

@@ -123,7 +123,7 @@ class Process:
             self.node.slots,
             up=self._new_epoch,
             down=lambda: self.node.table.cut_all(verified=False),
-            invalid=self._invalid,
+            invalid=lambda key, id: self.node.cut(key, id),
             unquiet=self.node.table.unquiet,
             count=self.node.count,
             draw=_draw,
@@ -133,9 +133,6 @@ class Process:
         self.node.count("epochs")
         self.node.table.cut_all()
         self.node.failures.clear()
-
-    def _invalid(self, key: str, id: bytes) -> None:
-        self.node.cut(key, id)
 
     async def check(self, port: Port) -> None:
         """Use everything that the protocol uses; RemoteDown or RemoteRefused says what does not work."""

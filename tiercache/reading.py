@@ -7,6 +7,7 @@ from tiercache.errors import CodecError
 from tiercache.local.flight import Flight
 from tiercache.policy import Policy
 from tiercache.port import Fill, Found, Node, Outcome, answer
+from tiercache.record import Record
 
 log = logging.getLogger("tiercache")
 
@@ -25,15 +26,11 @@ def look(node: Node, flight: Flight, found: Found, policy: Policy, sent: float, 
     if record is None:
         return None
     seen = flight.seen
-    try:
-        node.values.verify(flight.key, record)
-        kept = seen if seen is not None and seen.id == record.id else None
-        value, size = (kept.value, kept.weight) if kept is not None else node.values.open(record, policy)
-    except CodecError as error:
-        node.count("undecodable")
-        if node.values.may_complain(node.now()):
-            log.warning("The record of %r can't be read and is loaded anew: %s", flight.key, error)
+    kept = seen if seen is not None and seen.id == record.id else None
+    opened = open_record(node, flight.key, record, policy, kept)
+    if opened is None:
         return None
+    value, size = opened
     if kept is None:
         size = node.weigh(value, size)
     hard = sent + found.remaining
@@ -47,6 +44,18 @@ def look(node: Node, flight: Flight, found: Found, policy: Policy, sent: float, 
     outcome = answer(value)
     outcome.stale = now >= fresh
     return Seen(fill, outcome, False)
+
+
+def open_record(node: Node, key: str, record: Record, policy: Policy, kept: Any = None) -> tuple[Any, int] | None:
+    """A record's value and decoded size, or value and weight of `kept`, which tier 1 has of it; None: undecodable."""
+    try:
+        node.values.verify(key, record)
+        return (kept.value, kept.weight) if kept is not None else node.values.open(record, policy)
+    except CodecError as error:
+        node.count("undecodable")
+        if node.values.may_complain(node.now()):
+            log.warning("The record of %r can't be read and counts as absent: %s", key, error)
+        return None
 
 
 def clamp(delta: float, policy: Policy) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 import cachetools
 
-from tiercache.codec import compress
+from tiercache.compression import compress
 from tiercache.errors import PolicyError
 from tiercache.policy import Policy, one_of, seconds
 from tiercache.signing import check_keys

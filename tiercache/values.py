@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tiercache.codec import Codec, compress, decompress
+from tiercache.codec import Codec
+from tiercache.compression import compress, decompress
 from tiercache.errors import CodecError
 from tiercache.local.table import Raises
 from tiercache.policy import Policy

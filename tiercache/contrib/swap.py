@@ -7,9 +7,10 @@ Each is a function of what stands in Redis. Tier 1 is not asked, and not filled:
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from tiercache.errors import CodecError, RemoteUnavailable
+from tiercache.errors import RemoteUnavailable
 from tiercache.policy import Policy
 from tiercache.port import Found, Node, Port, RemoteDown, RemoteRefused
+from tiercache.reading import open_record
 from tiercache.remote.client import RedisRemote
 
 ABSENT: Any = object()
@@ -65,9 +66,5 @@ def _seen(node: Node, key: str, found: Found) -> tuple[Any, float]:
     left = found.remaining - (record.hard_ms - record.fresh_ms) / 1000
     if record.soft_invalid or left <= 0:
         return ABSENT, 0.0
-    try:
-        node.values.verify(key, record)
-        return node.values.open(record, _POLICY)[0], left
-    except CodecError:
-        node.count("undecodable")
-        return ABSENT, 0.0
+    opened = open_record(node, key, record, _POLICY)
+    return (ABSENT, 0.0) if opened is None else (opened[0], left)
