@@ -163,7 +163,7 @@ MUTANTS = [
             try:
                 read = await self.read()
 """,
-        seed=1910,
+        seed=25510,
     ),
     Mutant(
         "no quiet after BUSY",
@@ -365,7 +365,7 @@ MUTANTS = [
         """\
         self._abandoned, self._thread = [], None
 """,
-        seed=47,
+        seed=350,
     ),
     Mutant(
         "a reader waits for a load's flight that was cut",
@@ -389,6 +389,7 @@ MUTANTS = [
         """\
         if not hard:
 """,
+        seed=15437,
     ),
     Mutant(
         "a pushed value that looks over is not asked for",
