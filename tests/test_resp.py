@@ -139,6 +139,7 @@ def test_commands_are_packed_as_strings(make: Any) -> None:
         ("ERR Error running script (call to f_8e64): @user_script:9: user_script:1: attempt to index", "ERR"),
         ("@user_script: 1: -READONLY You can't write against a read only replica.", "READONLY"),
         ("ERR The user executing the script can't run this command or subcommand script: 8fea", "NOPERM"),
+        ("ERR ACL failure in script: No permissions to access a channel script: 5aa7, on @user_script:26.", "NOPERM"),
         ("ERR Error running script (call to f_8): @user_script:1: @user_script: 1: The user executing the script "
          "can't publish to the channel mentioned in the command", "NOPERM"),
     ],

@@ -26,7 +26,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "security.md"
 LINE = re.search(r"^ACL SETUSER shop .*$", PAGE.read_text(encoding="utf-8"), re.M)
 assert LINE is not None
 RIGHTS = sorted(word[1:] for word in LINE[0].split() if word.startswith("+"))
-DENIED = re.compile(r"NOPERM|can't run this command|no permissions|can't access|can't publish|can't subscribe")
+DENIED = re.compile(
+    r"NOPERM|ACL failure in script|can't run this command|no permissions|can't access|can't publish|can't subscribe"
+)
 
 
 def until(done: Callable[[], Any]) -> Any:

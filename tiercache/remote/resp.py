@@ -13,6 +13,7 @@ except ImportError:  # the extra `fast` is not installed
     hiredis = None  # type: ignore[assignment,unused-ignore]
 
 _IN_SCRIPT = re.compile(r"(ERR Error running script [^:]*: @user_script:\d+: )?(@?user_script: ?\d+: )?-?")  # 6.2's
+_NO_PERMISSION = ("The user executing the script can't", "ERR ACL failure in script: ")  # 6.2's and 7.2's on
 _LINE = 65_536  # longer lines, and arrays of more elements, are nobody's reply to us
 
 
@@ -24,7 +25,7 @@ class Refusal(Exception):
         text = str(self)
         text = text[_IN_SCRIPT.match(text).end() :]  # type: ignore[union-attr]  # it matches nothing, too
         word = text.split(" ", 1)[0]
-        if "The user executing the script can't" in text:  # before 7.2 a script's NOPERM has no code
+        if any(words in text for words in _NO_PERMISSION):
             return "NOPERM"
         if "Protocol error: unauthenticated" in text:  # a command too long for who has not logged in
             return "NOAUTH"
