@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The long forms of the simulator, models, chaos, fuzz, leak and mutant tests; hours on two cores. Then the sanitizer.
-# The figures go into docs/reliability.md.
+# The long forms of the simulator, models, chaos, fuzz, leak and mutant tests, or of the tests that are named; two to
+# three hours on two cores. Then the sanitizer. The figures go into docs/reliability.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}

@@ -163,7 +163,7 @@ MUTANTS = [
             try:
                 read = await self.read()
 """,
-        seed=25510,
+        seed=1910,
     ),
     Mutant(
         "no quiet after BUSY",
@@ -432,6 +432,13 @@ MUTANTS = [
         "            links.after_fork()\n",
         "            pass\n",
         caught_by="tests/chaos/test_forks_and_exits.py::test_workers_of_a_master_that_is_loading",
+    ),
+    Mutant(
+        "a timeout serves what only tier 1 still has",
+        "flow.py",
+        "leader.old if leader is not None else flight.seen",
+        "node.table.peek(flight.key)",
+        caught_by="tests/test_flow.py::test_a_timeout_serves_no_value_that_redis_no_longer_has",
     ),
     # The scripts, as the simulator runs them.
     Mutant(

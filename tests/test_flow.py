@@ -355,6 +355,38 @@ def test_one_process_of_two_refreshes_early_and_the_other_rests(fleet: MemoryRed
     assert gate.runs == 1
 
 
+def test_a_timeout_serves_no_value_that_redis_no_longer_has(fleet: MemoryRedis) -> None:
+    """What was invalidated while nothing was heard may have been so for a reason: the caller gets LoadTimeout."""
+    with MemoryCache(fleet) as cache:
+        cache.set("k", "old", ttl=60)
+        inbox = cache._process.node.inbox
+        inbox.lost("its connection broke")
+        fleet.execute(b"DEL", b"tc1:{default:k}:v")
+        inbox.subscribed()
+        gate = Gate("new")
+        load = in_thread(lambda: cache.get_or_load("k", gate))
+        assert gate.running.wait(20)
+        with pytest.raises(LoadTimeout):
+            cache.get_or_load("k", gate, timeout=0.05)
+        gate.go.set()
+        assert load() == "new"
+        assert cache._process.node.leading == {}
+
+
+def test_a_timeout_serves_the_old_value_that_redis_has(fleet: MemoryRedis, clock: SteppedClock) -> None:
+    """Past its freshness, within stale_if_error, to whoever waits no longer for the load."""
+    with MemoryCache(fleet) as cache:
+        cache.set("k", "old", ttl=60, stale_if_error=60)
+        clock.step(61)
+        cache.clear_local()
+        gate = Gate("new")
+        load = in_thread(lambda: cache.get_or_load("k", gate, stale_if_error=60))
+        assert gate.running.wait(20)
+        assert cache.get_or_load("k", gate, timeout=0.05, stale_if_error=60) == "old"
+        gate.go.set()
+        assert load() == "new"
+
+
 def test_a_caller_with_a_timeout_does_not_wait_longer() -> None:
     """timeout bounds the wait for somebody else's load; the load goes on."""
     cache, gate = MemoryCache(), Gate()

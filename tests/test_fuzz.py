@@ -42,8 +42,9 @@ def seen(record_property: Callable[[str, object], None]) -> Iterator[Counter[str
 
 
 @pytest.fixture
-def cases(amount: Callable[[int, int], int]) -> int:
-    return amount(3_000, 180_000)
+def cases(amount: Callable[[int, int], int], seen: Counter[str]) -> int:
+    seen["cases"] = amount(3_000, 180_000)
+    return seen["cases"]
 
 
 class PromptRedis(FakeRedis):
@@ -218,7 +219,8 @@ def test_any_record_in_redis_is_a_value_or_a_counted_miss(
 
     with redis_server.client() as client:
         cache.ping()
-        fuzzed.fuzz(fuzzed.record, check, amount(1_500, 50_000))
+        seen["cases"] = amount(1_500, 50_000)
+        fuzzed.fuzz(fuzzed.record, check, seen["cases"])
     cache.close()
     assert min(seen["hits"], seen["undecodable"]) > 20
 
@@ -266,7 +268,8 @@ def test_any_server_costs_no_value(
         settings = {"connect_timeout": 9, "call_timeout": 0.02, "call_budget": 0.1}
         cache = face(make_cache(server.url, max_value_bytes=LIMIT, policy=policy, **settings))
         loader = cache.loader(lambda: "loaded")
-        for seed in range(amount(150, 10_000)):
+        seen["cases"] = amount(150, 10_000)
+        for seed in range(seen["cases"]):
             chance = random.Random(seed)
             check([chance.choice([b"", None, *[fuzzed.resp(chance)] * 3]) for _ in range(chance.randrange(5))])
         cache.close()

@@ -98,7 +98,8 @@ async def _join(port: Port, flight: Flight, loader: Loader, policy: Policy, unti
     if outcome is not None:
         return outcome.shared()
     if late_first:
-        return late(node, node.table.peek(flight.key), flight.key, policy)
+        leader = node.leading.get(flight)  # knows what Redis still has; what tier 1 has may be invalid since
+        return late(node, leader.old if leader is not None else flight.seen, flight.key, policy)
     return await _bypass(port, flight.key, loader, policy, "bypass_nested")
 
 

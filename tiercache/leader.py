@@ -97,6 +97,14 @@ class Leader:
 
     async def fly(self) -> Outcome:
         """Run the flight; whatever happens, it is settled once."""
+        leading = self.node.leading
+        leading[self.flight] = self
+        try:
+            return await self._fly()
+        finally:
+            del leading[self.flight]
+
+    async def _fly(self) -> Outcome:
         table = self.node.table
         try:
             outcome, fill = await self._resolve()

@@ -253,6 +253,7 @@ class Node:
 
     def __post_init__(self) -> None:
         self.failures: OrderedDict[str, Failure] = OrderedDict()
+        self.leading: dict[Flight, Any] = {}  # a leader.Leader for each flight that is under way
         self.softened: OrderedDict[str, Old] = OrderedDict()  # without tier 2: kept for stale-if-error only
         self.count = self.table.count
 

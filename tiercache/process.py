@@ -203,7 +203,7 @@ class Process:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         node.timer.after_fork()
-        node.slots = Slots()
+        node.slots, node.leading = Slots(), {}
         for workers in (self._refreshers, self._loaders):
             workers.after_fork()
         if self._loops is not None:

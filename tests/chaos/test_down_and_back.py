@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from redis_server import free_port
-from servers import BOTH, RUNS, SHORT, Crowd, Face, Source, answering, looping, stage, until
+from servers import BOTH, RUNS, SHORT, Crowd, Face, Source, answering, become_patient, looping, stage, until
 
 from tiercache import Cache, Policy, RemoteUnavailable
 
@@ -208,6 +208,8 @@ def a_remote_face(pipe: Any, _: str, namespace: str, url: str, colour: str, poli
                 crowd.stop()
             elif what == "goes_on" and crowd is not None:
                 crowd.goes_on(*args)
+            elif what == "patient":
+                become_patient(face.cache)
             elif what == "version":
                 source.versions[args[0]] = args[1]
             answer = getattr(face, what)(*args) if what in ("ask", "invalidate", "answers", "stats") else None
@@ -240,6 +242,7 @@ def test_processes_ride_out_a_restart(start: Any, colour: str, policy: Policy, a
             on.server.launch()
             until(lambda: all(each("answers")))
             each("stop")
+            each("patient")
             bypasses = [sum(stats[name] for name in AWAY) for stats in each("stats")]
             key = f"k{n}"
             assert each("ask", key) == [0] * 3

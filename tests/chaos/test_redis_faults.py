@@ -143,14 +143,14 @@ class Watch:
         self.handled: set[str] = set()
         self.keys: list[str] = []
         self._newest: dict[str, int] = {}
-        process = face.cache._process
-        handle = process._invalid
+        node = face.cache._process.node
+        cut = node.cut
 
-        def noted(key: str, id: bytes) -> None:
-            handle(key, id)
+        def noted(key: str, id: bytes = b"", soft: bool = False) -> None:
+            cut(key, id, soft)
             self.handled.add(key)
 
-        process._invalid = noted  # the inbox, which is not there yet, takes this
+        node.cut = noted  # type: ignore[method-assign]
 
     def look(self) -> None:
         for key in list(self.keys):

@@ -164,6 +164,13 @@ class Member:
 
     # What the checks see of its flights.
 
+    def refreshes(self, token: bytes) -> Any:
+        """The entry that the early refresh with this token is for; None if it has ended, or is no refresh."""
+        for flight, leader in self.cache._process.node.leading.items():
+            if flight.early and leader.lease.token == token:
+                return flight.seen
+        return None
+
     def leads(self, flight: Flight) -> None:
         other = self.joinable.get(flight.key)
         if other is not None and other is not flight and not other.cut and not other.settled and not flight.cut:

@@ -128,7 +128,11 @@ class Truth:
     def _acquire(self, member: Any, keys: list[bytes], argv: list[bytes], before: Any, reply: Any) -> None:
         token, _, inbox, _, known = argv
         key = _key(keys[0])
-        self.asked[member, key][token] = (reply[0], self.loop.clock)
+        asked = self.asked[member, key]
+        entry = member.refreshes(token) if token not in asked else None
+        if entry is not None and known != entry.id:
+            self.violated(f"S13: {member} asks early for {key} with another id than that on which the coin fell")
+        asked[token] = (reply[0], self.loop.clock)
         if reply[0] == b"GRANTED":
             if token in self.given_back:
                 self.orphans.add(key)  # its caller gave up; the release was faster
