@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from redis_server import RedisServer
-from servers import BOTH, RUNS, SHORT, Crowd, Stage, answering, stage, until
+from servers import BOTH, PATIENT, RUNS, SHORT, Crowd, Stage, answering, stage, until
 
 from tiercache import Policy
 
@@ -39,7 +39,7 @@ def test_the_primary_dies_under_load(colour: str, policy: Policy, replica: Redis
     """Callers are answered all the time; each process has a new epoch, what was replicated is not loaded again."""
     with stage(colour, *on_fast_replication()) as on:
         follow(on, replica)
-        faces = on.two(policy=policy)
+        faces = on.two(policy=policy, **PATIENT)
         assert [face.ask(f"kept{n}") for n in range(20) for face in faces] == [0] * 40
         epochs = [face.stats()["epochs"] for face in faces]
         with Crowd(faces) as crowd:
@@ -73,7 +73,7 @@ def test_the_primary_steps_down_under_load(colour: str, policy: Policy, replica:
     with stage(colour, *on_fast_replication()) as on:
         follow(on, replica)
         old = on.server
-        faces = on.two(policy=policy)
+        faces = on.two(policy=policy, **PATIENT)
         with Crowd(faces) as crowd:
             crowd.goes_on()
             promote(on, replica)
@@ -92,7 +92,7 @@ def test_the_primary_steps_down_under_load(colour: str, policy: Policy, replica:
 def test_a_lost_lease_is_elected_again(colour: str, replica: RedisServer) -> None:
     """The replica knows nothing of the lease under which a load runs: it is lost and counted, its value is not."""
     with stage(colour, *on_fast_replication()) as on:
-        faces = on.two(policy=SHORT)
+        faces = on.two(policy=SHORT, **PATIENT)
 
         def fail_over() -> None:
             on.source.during = lambda: None
@@ -117,7 +117,7 @@ def test_a_failover_can_lose_an_acknowledged_invalidation(colour: str, replica: 
     hard = 4.0
     policy = Policy(ttl=hard, jitter=0, beta=0, stale_if_error=0)
     with stage(colour, *on_fast_replication()) as on:
-        faces = on.two(policy=policy)
+        faces = on.two(policy=policy, **PATIENT)
         assert [face.ask("k") for face in faces] == [0, 0]
         loaded = time.monotonic()
         follow(on, replica)
