@@ -6,7 +6,7 @@ time is to pass, it passes on both.
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,9 @@ import msgpack
 import mutants_lua
 import pytest
 import redis
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from machines import run_machine
 from redis_server import RedisServer
 from tier2 import Ear, Io, Tier2, servers
 
@@ -142,7 +142,7 @@ class Parity(RuleBasedStateMachine):
     client: ClassVar[redis.Redis]
     tiers: ClassVar[list[Tier2]]  # of the real server: one pushes small values, the other nothing
     ear: ClassVar[Ear]
-    counted: ClassVar[dict[str, int]]
+    counted: ClassVar[Counter[str]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -496,15 +496,7 @@ def test_the_redis_in_memory_does_what_a_real_one_does(
     record_property: Callable[[str, object], None],
 ) -> None:
     """Same answers, same names, types, values and lifetimes, same messages in the same order on each channel."""
-    config = settings(
-        max_examples=amount(80, 3000),
-        stateful_step_count=50,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=False,
-        phases=[Phase.reuse, Phase.generate, Phase.shrink],  # an explanation takes minutes
-    )
-    counted: dict[str, int] = defaultdict(int)
+    counted: Counter[str] = Counter()
     with server.client() as client:
         tiers = [Tier2(server.url, namespace, push_bytes=size) for size in (4096, 0)]
         for tier, process in zip(tiers, PROCESSES, strict=True):
@@ -512,13 +504,11 @@ def test_the_redis_in_memory_does_what_a_real_one_does(
         ear = Ear(client, tiers[0].inbox, tiers[1].inbox, tiers[0].names.invalidations)
         ours = {"client": client, "tiers": tiers, "ear": ear, "counted": counted}
         try:
-            run_state_machine_as_test(type("Machine", (Parity,), ours), settings=config)
+            run_machine(type("Machine", (Parity,), ours), amount(80, 3000), 50, counted, record_property)
         finally:
             ear.close()
             for tier in tiers:
                 tier.close()
-    for name, number in counted.items():
-        record_property(name, number)
 
 
 @pytest.mark.parametrize("mutant", mutants_lua.MUTANTS, ids=lambda mutant: mutant.name)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from machines import run_machine
 from redis_server import RedisServer
 from tier2 import Ear, Tier2, a_lease, a_record, servers
 
@@ -289,22 +289,13 @@ def test_the_scripts_do_what_their_model_does(
 ) -> None:
     """Same answers, same state, same messages, a TTL on every key; S1, S2, S3, S6 and S11 at every step."""
     counted: Counter[str] = Counter()
-    config = settings(
-        max_examples=amount(100, 5000),
-        stateful_step_count=50,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=False,
-    )
     with server.client() as client:
         tiers = [Tier2(server.url, namespace) for _ in range(2)]
         ear = Ear(client, tiers[0].inbox, tiers[1].inbox, tiers[0].names.invalidations)
         machine = type("Machine", (Scripts,), {"client": client, "tiers": tiers, "ear": ear, "counted": counted})
         try:
-            run_state_machine_as_test(machine, settings=config)
+            run_machine(machine, amount(100, 3000), 50, counted, record_property)
         finally:
             ear.close()
             for tier in tiers:
                 tier.close()
-    for name, number in counted.items():
-        record_property(name, number)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from machines import run_machine
 
 from tiercache.local.face import Face
 from tiercache.local.flight import Flight
@@ -460,14 +460,4 @@ def test_tier_1_does_what_its_model_does(
     """Verdicts, values, evictions and counters of the model; S4, S5 and S8 at every step; every waker called once."""
     counted: Counter[str] = Counter()
     machine = type("Machine", (Interleaved,), {"max_bytes": max_bytes, "counted": counted})
-    config = settings(
-        max_examples=amount(200, 5000),
-        stateful_step_count=50,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=False,
-        phases=[Phase.reuse, Phase.generate, Phase.shrink],  # an explanation takes minutes
-    )
-    run_state_machine_as_test(machine, settings=config)
-    for name, number in counted.items():
-        record_property(name, number)
+    run_machine(machine, amount(200, 5000), 50, counted, record_property)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,8 +20,8 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
+from machines import run_machine
 
 from tiercache import Policy, flow
 from tiercache.errors import LoadFailed, LoadTimeout
@@ -563,14 +562,4 @@ def test_calls_in_any_order_get_right_values_and_end(
     """S2 to S6, S8 and S9 at every step, whatever is lost or late; L3, and every call ends with a right value."""
     counted: Counter[str] = Counter()
     machine = type("Machine", (Flows,), {"processes": processes, "at_once": at_once, "counted": counted})
-    config = settings(
-        max_examples=amount(150, 5000),
-        stateful_step_count=60,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=False,
-        phases=[Phase.reuse, Phase.generate, Phase.shrink],  # an explanation takes minutes
-    )
-    run_state_machine_as_test(machine, settings=config)
-    for name, number in counted.items():
-        record_property(name, number)
+    run_machine(machine, amount(150, 5000), 60, counted, record_property)
