@@ -371,12 +371,11 @@ MUTANTS = [
         "a reader waits for a load's flight that was cut",
         "flow.py",
         """\
-        if outcome is not AGAIN and loaded:
+        if outcome is not AGAIN:
             return outcome
 """,
         """\
-        if loaded:
-            return outcome
+        return outcome
 """,
         seed=433,
     ),

@@ -373,6 +373,28 @@ def test_a_timeout_serves_no_value_that_redis_no_longer_has(fleet: MemoryRedis) 
         assert cache._process.node.leading == {}
 
 
+def test_a_refresh_with_a_timeout_does_not_wait_for_a_read(fleet: MemoryRedis) -> None:
+    """It joins the flight of a `get` that hangs, which is no load, and gives up in time, having asked once."""
+    with MemoryCache(fleet) as cache:
+        cache.ping()
+        remote, gate = cache._process.node.remote, Gate()
+        read = remote.read
+
+        def hangs(*args: Any) -> Any:
+            gate()
+            return read(*args)
+
+        remote.read = hangs  # type: ignore[method-assign]
+        reading = in_thread(lambda: cache.get("k", "nothing"))
+        assert gate.running.wait(20)
+        refresh = in_thread(lambda: cache.refresh("k", lambda: "new", timeout=0.05))
+        with pytest.raises(LoadTimeout):
+            refresh()
+        assert cache.stats()["joins"] == 1
+        gate.go.set()
+        assert reading() == "nothing"
+
+
 def test_a_timeout_serves_the_old_value_that_redis_has(fleet: MemoryRedis, clock: SteppedClock) -> None:
     """Past its freshness, within stale_if_error, to whoever waits no longer for the load."""
     with MemoryCache(fleet) as cache:

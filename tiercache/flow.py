@@ -62,9 +62,8 @@ async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode
         if verdict == LEAD:
             outcome = await port.lead(flight, partial(_fly, flight, loader, policy, until), policy)
         if outcome is None:
-            outcome = await _join(port, flight, loader, policy, until)
-        loaded = mode == LOAD or flight.mode in (LOAD, FORCE)
-        if outcome is not AGAIN and loaded:
+            outcome = await _join(port, flight, loader, policy, until, mode)
+        if outcome is not AGAIN:
             return outcome
 
 
@@ -84,8 +83,8 @@ async def _due(port: Port, flight: Flight, value: Any, loader: Loader, policy: P
     return answer(value).shared() if outcome is AGAIN or isinstance(outcome.error, LoadTimeout) else outcome
 
 
-async def _join(port: Port, flight: Flight, loader: Loader, policy: Policy, until: float) -> Outcome:
-    """Wait for somebody else's flight of this process, but not for ever."""
+async def _join(port: Port, flight: Flight, loader: Loader, policy: Policy, until: float, mode: int = LOAD) -> Outcome:
+    """Wait for somebody else's flight, but not for ever; AGAIN if it was no load, and `mode` wants one."""
     node = port.node
     if flight.on_loop and port.blocks_a_loop():
         return await _bypass(port, flight.key, loader, policy, "bypass_loop")
@@ -96,7 +95,7 @@ async def _join(port: Port, flight: Flight, loader: Loader, policy: Policy, unti
     late_first = until - now <= patience
     outcome = await port.join(flight, until - now if late_first else patience)
     if outcome is not None:
-        return outcome.shared()
+        return outcome.shared() if mode == LOAD or flight.mode in (LOAD, FORCE) else AGAIN
     if late_first:
         leader = node.leading.get(flight)  # knows what Redis still has; what tier 1 has may be invalid since
         return late(node, leader.old if leader is not None else flight.seen, flight.key, policy)
