@@ -107,6 +107,7 @@ def test_a_warm_shutdown_ends_the_load_first(pool: str, tmp_path: Path) -> None:
     with work(pool, tmp_path) as shop:
         go = shop.supplier.hold("/items/1")
         results = shop.advertise(1, 4)
+        until(lambda: shop.worker.log.count(" received\n") == 4, "the tasks")
         until(lambda: shop.lease(1) == 2 + POOLS[pool], "the waiting tasks")
         shop.worker.process.send_signal(signal.SIGTERM)
         until(lambda: "Warm shutdown" in shop.worker.log, "the shutdown")
