@@ -1,4 +1,4 @@
-"""Backends in both colours for test_django_cache.py, and what the processes of its fleets do."""
+"""Backends in both colours for the tests of this folder, and what the processes of its fleets do."""
 
 import asyncio
 import threading
