@@ -1,6 +1,5 @@
 """Celery workers, forked and threaded, on a real Redis broker: tasks that need one value load it once."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -135,10 +134,9 @@ def test_eager_tasks_read_through_the_cache() -> None:
         "print({advertise.delay(1, 'you').get() for _ in range(10)})\n"
     )
     with a_supplied_redis() as (_, supplier, env):
-        paths = os.pathsep.join([str(serving.HERE), str(serving.HERE.parent.parent)])
         done = subprocess.run(
             [sys.executable, "-c", program],
-            env={**os.environ, **env, "PYTHONPATH": paths},
+            env={**serving.environment(serving.HERE), **env},
             capture_output=True,
             text=True,
             timeout=60,

@@ -16,6 +16,8 @@ from apps.serving import Serving, Supplier, until
 from redis_server import RedisServer
 from test_flow import BYPASSES
 
+import tiercache
+
 pytest.importorskip("fastapi", reason="FastAPI is not installed (extra apps)")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed (extra apps)")
 httpx = pytest.importorskip("httpx", reason="httpx is not installed (extra apps)")
@@ -92,6 +94,7 @@ def serve(loop: str, log: Path) -> Iterator[Shop]:
                 yield shop
         left = [json.loads(line[5:]) for line in server.log.splitlines() if line.startswith("LEFT ")]
         assert [(each["connections"], each["threads"], each["tasks"]) for each in left] == [(0, [], [])] * 2
+        assert {each["tiercache"] for each in left} == {tiercache.__file__}
         assert server.complaints == []
         assert shop.leases() == []
         with redis.client() as client:

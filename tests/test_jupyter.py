@@ -67,9 +67,8 @@ class Notebook:
 @contextmanager
 def a_kernel(folder: Path, supplier: Supplier, redis: RedisServer) -> Iterator[Notebook]:
     """A kernel as a notebook server starts it; it must end by itself, and leave nothing behind."""
-    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     folders = dict.fromkeys(("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"), str(folder))
-    env = {"PYTHONPATH": os.pathsep.join(paths), "SHOP_CACHE_URL": redis.tcp_url, "SHOP_SUPPLIER": supplier.url}
+    env = {"SHOP_CACHE_URL": redis.tcp_url, "SHOP_SUPPLIER": supplier.url}
     kernel = manager.KernelManager(connection_file=str(folder / "kernel.json"), transport="ipc")
     with open(folder / "log", "ab") as log:
         kernel.start_kernel(stdout=log, stderr=log, cwd=str(folder), env={**os.environ, **folders, **env})

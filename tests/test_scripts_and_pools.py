@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apps.serving import until
+from apps.serving import HERE, until
 from redis_server import RedisServer
 
 from tiercache import Cache
@@ -20,7 +20,6 @@ from tiercache.testing import MemoryCache, SteppedClock
 
 pytest_plugins = ["tiercache.testing.fixtures"]
 
-ROOT = Path(__file__).parents[1]
 PROCESSES = 4
 
 NOTEBOOK = """
@@ -57,13 +56,11 @@ print(asyncio.run(first()), asyncio.run(second()), asyncio.run(first()))
 """
 
 
-def run(*arguments: str, program: str = "", cwd: Path = ROOT) -> Any:
+def run(*arguments: str, program: str = "", cwd: Path = HERE) -> Any:
     """What a Python to which every warning is an error says."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, "-W", "error", *arguments],
         input=program,
-        env={**os.environ, "PYTHONPATH": path},
         cwd=cwd,
         capture_output=True,
         text=True,

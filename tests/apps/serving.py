@@ -42,15 +42,32 @@ def shown(name: str) -> bool:
     return f"```python\n{code}```\n" in page.read_text(encoding="utf-8")
 
 
-class Serving:
-    """A server program in a process group of its own; a context manager that stops it and reads its log."""
+def environment(*folders: Path) -> dict[str, str]:
+    """The environment of a process that imports from these folders, and what is installed."""
+    paths = [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
-    def __init__(self, command: list[str], log: Path, ready: Callable[[str], bool], **env: str) -> None:
+
+class Serving:
+    """A server program in a process group of its own; a context manager that stops it and reads its log.
+
+    It imports tiercache from where it is installed: nothing here puts this checkout on its path.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        log: Path,
+        ready: Callable[[str], object],
+        *,
+        folder: Path = HERE,
+        by_keyboard: bool = False,
+        **env: str,
+    ) -> None:
         self.port = free_port()
         self._command = [part.replace("PORT", str(self.port)) for part in command]
-        self._log, self._ready = log, ready
-        paths = [str(HERE), str(HERE.parent), str(HERE.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **env}
+        self._log, self._ready, self._folder, self._by_keyboard = log, ready, folder, by_keyboard
+        self._env = {**environment(folder, HERE.parent), "PYTHONUNBUFFERED": "1", **env}
         self.code: int | None = None
 
     @property
@@ -75,7 +92,8 @@ class Serving:
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *self._command],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self._folder, env=self._env, start_new_session=True,
             )  # fmt: skip
         try:
             until(lambda: self._ready(self.log) or self.process.poll() is not None, "the start")
@@ -94,7 +112,10 @@ class Serving:
     def stop(self) -> None:
         """End it as an operator would, and wait."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            if self._by_keyboard:  # Ctrl-C reaches the whole group
+                os.killpg(self.process.pid, signal.SIGINT)
+            else:
+                self.process.send_signal(signal.SIGTERM)
         self.code = self.process.wait(SOON)
 
     def kill(self) -> None:
@@ -104,16 +125,16 @@ class Serving:
         self.process.wait()
 
 
-def uvicorn(app: str, log: Path, *options: str, workers: int = 2, **env: str) -> Serving:
+def uvicorn(app: str, log: Path, *options: str, workers: int = 2, **settings: Any) -> Serving:
     """Workers of an ASGI application, in Python's development mode."""
     command = ["-X", "dev", "-m", "uvicorn", app, "--port", "PORT", "--workers", str(workers), *options]
-    return Serving(command, log, lambda text: text.count("Application startup complete") >= workers, **env)
+    return Serving(command, log, lambda text: text.count("Application startup complete") >= workers, **settings)
 
 
-def gunicorn(app: str, log: Path, *options: str, workers: int = 2, **env: str) -> Serving:
+def gunicorn(app: str, log: Path, *options: str, workers: int = 2, **settings: Any) -> Serving:
     """Workers of a WSGI application that is imported before they are forked, in Python's development mode."""
     command = ["-X", "dev", "-m", "gunicorn", app, "--preload", "--bind", "127.0.0.1:PORT", "--workers", str(workers)]
-    return Serving([*command, *options], log, lambda text: text.count("Booting worker") >= workers, **env)
+    return Serving([*command, *options], log, lambda text: text.count("Booting worker") >= workers, **settings)
 
 
 def celery(app: str, log: Path, *options: str, **env: str) -> Serving:
@@ -198,7 +219,8 @@ def holding(redis_port: int) -> dict[str, Any]:
                     peers.append(each.getpeername())
     connections = sum(peer[1:2] == (redis_port,) for peer in peers if isinstance(peer, tuple))
     threads = sorted(each.name for each in threading.enumerate() if each.name.startswith("tiercache-"))
-    return {"pid": os.getpid(), "connections": connections, "threads": threads}
+    installed = sys.modules["tiercache"].__file__
+    return {"pid": os.getpid(), "connections": connections, "threads": threads, "tiercache": installed}
 
 
 def watched() -> Any:

@@ -27,5 +27,11 @@ DATABASES = {
     }
 }
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates"}]
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "loggers": {"shop": {"handlers": ["console"], "level": "INFO"}},
+}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True

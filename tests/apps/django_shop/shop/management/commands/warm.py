@@ -1,18 +1,21 @@
-"""Load what the front page needs."""
+"""Load what the front page needs: manage.py warm 1 2"""
+
+from argparse import ArgumentParser
 
 from django.core.cache import cache
 from django.core.management.base import BaseCommand
 
-from shop.models import Item
 from shop.queries import item
 
 
 class Command(BaseCommand):
-    """Fills the cache, and says what with."""
+    """Fills the caches, and says what with."""
 
     help = __doc__
 
-    def handle(self, *args: object, **options: object) -> None:
-        names = [item(pk)["name"] for pk in Item.objects.order_by("pk").values_list("pk", flat=True)]
-        cache.set("names", names)
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("items", nargs="+", type=int)
+
+    def handle(self, *, items: list[int], **options: object) -> None:
+        cache.set("names", [item(pk)["name"] for pk in items])
         self.stdout.write(", ".join(cache.get("names")))
