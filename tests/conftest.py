@@ -1,13 +1,16 @@
 """A private Redis for the session, a namespace and caches for each test, and no thread left behind."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from redis_server import RedisServer
 
+import tiercache
 from tiercache import Cache
 
 # For tests/test_mutants.py: a failure is wanted, not its shortest form.
@@ -16,6 +19,12 @@ settings.register_profile("mutants", phases=[Phase.generate], suppress_health_ch
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the chaos, fuzz and simulation tests in their long form")
+
+
+def pytest_sessionstart() -> None:
+    """TIERCACHE_TEST_INSTALLED=1 asks for an installed package: what this checkout holds is refused."""
+    if os.environ.get("TIERCACHE_TEST_INSTALLED") and Path(tiercache.__file__).parents[1] == Path(__file__).parents[1]:
+        raise pytest.UsageError(f"{tiercache.__file__} is this checkout's, and the installed package is wanted")
 
 
 @pytest.fixture(scope="session")

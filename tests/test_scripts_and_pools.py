@@ -1,4 +1,4 @@
-"""Scripts, notebooks, process pools and pytest: every way to run Python code has a cache that works and ends."""
+"""Scripts and pools of processes: every way to run Python code has a cache that works and ends."""
 
 import multiprocessing
 import os
@@ -6,19 +6,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
-from apps.serving import HERE, until
+from apps.serving import HERE, a_supplier, until
 from redis_server import RedisServer
 
 from tiercache import Cache
 from tiercache.cli.server import connect
-from tiercache.testing import MemoryCache, SteppedClock
-
-pytest_plugins = ["tiercache.testing.fixtures"]
 
 PROCESSES = 4
 
@@ -67,6 +65,26 @@ def run(*arguments: str, program: str = "", cwd: Path = HERE) -> Any:
         timeout=120,
         check=False,
     )
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_the_report_of_the_page(method: str) -> None:
+    """docs/scripts.md shows it: four processes wait for one load, and each has one event loop after another."""
+    pytest.importorskip("httpx", reason="httpx is not installed (extra apps)")
+    with RedisServer() as redis, a_supplier() as supplier, redis.client() as client:
+        go = supplier.hold("/offer")
+        env = {**os.environ, "SHOP_CACHE_URL": redis.tcp_url, "SHOP_SUPPLIER": supplier.url}
+        command = [sys.executable, "-W", "error", "report.py", method]
+        with subprocess.Popen(command, cwd=HERE, env=env, stdout=PIPE, stderr=PIPE, text=True) as report:
+            until(lambda: client.hlen("tc1:{shop:offer}:l") == 1 + PROCESSES, "the other processes")
+            go.set()
+            said, complaints = report.communicate(timeout=60)
+        paths = "/offer, /items/1, /items/2, /items/3"
+        assert said.splitlines() == [*(f"customer {n}: {paths}" for n in range(20)), f"customer 20: {paths} 0"]
+        assert (report.returncode, complaints) == (0, "")
+        assert supplier.calls == dict.fromkeys(paths.split(", "), 1)
+        assert list(client.scan_iter("tc1:*:l")) == []
+        until(lambda: len(client.client_list()) == 1, "the end of every other connection")
 
 
 def filled_in(program: str, server: RedisServer, namespace: str) -> str:
@@ -153,45 +171,3 @@ def test_a_pool_of_processes_loads_once(pool: Any, method: str, redis_server: Re
     finally:
         shared.close()
         shared = None
-
-
-# pytest.
-
-Once = Callable[..., AbstractContextManager[None]]
-
-
-def test_the_fixtures_step_time(memory_cache: MemoryCache, stepped_clock: SteppedClock, loads_once: Once) -> None:
-    """A value lives until its clock is stepped past its lifetime."""
-    load = memory_cache.cached("k", ttl=60, stale_if_error=0)(lambda: "loaded")
-    for _ in range(2):
-        with loads_once():
-            assert [load(), load()] == ["loaded"] * 2
-        stepped_clock.step(61)
-
-
-def test_loads_once_counts(memory_cache: MemoryCache, loads_once: Once) -> None:
-    """None and two are not once; another cache can be asked."""
-    with pytest.raises(AssertionError, match="ran 0 times, not once"), loads_once():
-        memory_cache.get("k")
-    with pytest.raises(AssertionError, match="ran 2 times, not once"), loads_once():
-        assert [memory_cache.refresh("k", lambda: n) for n in range(2)] == [0, 1]  # noqa: B023
-    with Cache() as other, loads_once(other):
-        other.get_or_load("k", lambda: 1)
-
-
-def test_each_test_has_a_fresh_cache(memory_cache: MemoryCache) -> None:
-    """What the tests above stored is not there."""
-    assert memory_cache.get("k") is None
-    assert memory_cache.stats()["entries"] == 0
-
-
-def test_the_recipe_for_pytest_passes(tmp_path: Path) -> None:
-    """The test on the page, run by pytest."""
-    from test_docs import DOCS, blocks  # not above: the processes of a pool import this module
-
-    (recipe,) = [block.code for block in blocks(DOCS / "recipes.md", "python") if "pytest_plugins" in block.code]
-    plugins, _, tests = recipe.strip().partition("\n")
-    (tmp_path / "conftest.py").write_text(plugins + "\n")
-    (tmp_path / "test_recipe.py").write_text(tests)
-    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", ".", cwd=tmp_path)
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
