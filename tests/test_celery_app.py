@@ -73,11 +73,6 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield shop
 
 
-def test_the_page_shows_this_application() -> None:
-    """docs/celery.md holds its text."""
-    assert serving.shown("celery")
-
-
 def test_a_hundred_tasks_load_once(shop: Any, record_property: Callable[[str, object], None]) -> None:
     """In children that were forked with a connected cache, or in threads."""
     go = shop.supplier.hold("/items/1")

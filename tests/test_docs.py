@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 RUN = [ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md", DOCS / "recipes.md", DOCS / "migrating.md"]
+NOT_SHOWN = {"__init__.py", "asgi.py", "wsgi.py"}  # as Django writes them
 URL = "redis://localhost:6379/0"
 TEST_COMMAND = 'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/python -m pytest'
 DEMO_COMMAND = 'python3 -m venv .venv && .venv/bin/pip install ".[demo]" && .venv/bin/tiercache demo'
@@ -110,6 +111,21 @@ def test_most_of_a_page_runs(page: Path) -> None:
     assert all(reason.startswith("needs ") for reason in left_out)
     assert len(left_out) <= 3
     assert len(list(blocks(page, "python"))) >= 10
+
+
+APPS = ROOT / "tests" / "apps"
+SHOWN = [
+    *(APPS / name for name in ("celery_shop.py", "fastapi_shop.py", "flask_shop.py", "notebook.py", "report.py")),
+    *(path for path in sorted((APPS / "django_shop" / "shop").rglob("*.py")) if path.name not in NOT_SHOWN),
+]
+
+
+@pytest.mark.parametrize("file", SHOWN, ids=lambda path: path.name)
+def test_an_application_is_shown_as_the_tests_run_it(file: Path) -> None:
+    """Some page has the whole file, under its name."""
+    name, code = file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8")
+    block = f"<!-- file: {name} -->\n```python\n{code}```\n"
+    assert [page.name for page in PAGES if block in page.read_text(encoding="utf-8")], f"no page shows {name} as it is"
 
 
 @by_name

@@ -106,11 +106,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         yield shop
 
 
-def test_the_page_shows_this_application() -> None:
-    """docs/flask.md holds its text."""
-    assert serving.shown("flask")
-
-
 def test_a_herd_over_both_workers_loads_once(shop: Shop, record_property: Callable[[str, object], None]) -> None:
     """200 requests wait for one query, in both workers: it is made once."""
     with shop.locked() as database, shop.redis.client() as redis:

@@ -35,13 +35,6 @@ def until(done: Callable[[], Any], what: str = "it") -> Any:
     return result
 
 
-def shown(name: str) -> bool:
-    """Does the page of a framework hold its application, as it is run?"""
-    page = HERE.parent.parent / "docs" / f"{name}.md"
-    code = (HERE / f"{name}_shop.py").read_text(encoding="utf-8")
-    return f"```python\n{code}```\n" in page.read_text(encoding="utf-8")
-
-
 def environment(*folders: Path) -> dict[str, str]:
     """The environment of a process that imports from these folders, and what is installed."""
     paths = [*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -49,9 +49,9 @@ def test_wrong_settings_are_improperly_configured(location: Any, options: dict[s
 
 
 def test_the_options_are_explained() -> None:
-    """Each has its place in the table of docs/django.md, and nothing else has."""
-    page = (Path(__file__).parents[2] / "docs" / "django.md").read_text(encoding="utf-8")
-    table = page.partition("### Options\n")[2].partition("\n## ")[0]
+    """Each has its place in the table of docs/django_backend.md, and nothing else has."""
+    page = (Path(__file__).parents[2] / "docs" / "django_backend.md").read_text(encoding="utf-8")
+    table = page.partition("## Options\n")[2].partition("\n## ")[0]
     explained = {name for row in re.findall(r"^\| (`.+?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)}
     assert explained == POLICY_OPTIONS | CACHE_OPTIONS | DJANGO_OPTIONS
 
