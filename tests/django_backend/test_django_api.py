@@ -31,7 +31,7 @@ def life(client: redis.Redis, namespace: str, key: str) -> float:
 
 # Any order of calls.
 
-keys = st.sampled_from(["a", "b", "ä", "k" * 220])
+keys = st.sampled_from(["a", "b", "ä", "k" * 220, "", 1, ("a", 1)])
 values = st.sampled_from([None, True, 0, 7, 1.5, "x", b"\0", (1, [2]), {"a": {1}}, ["l"], Ellipsis, mark_safe("<b>")])
 timeouts = st.sampled_from([{}, {"timeout": None}, {"timeout": 0}, {"timeout": -5}, {"timeout": 90}, {"timeout": 99.5}])
 versions = st.sampled_from([{}, {"version": 1}, {"version": 2}])

@@ -59,6 +59,13 @@ def test_what_a_reader_changes_is_its_own(cache: Any, make: Make) -> None:
     assert cache.get_or_set("new", None) == {"basket": []}
 
 
+def test_a_large_object(cache: Any, make: Make) -> None:
+    """Larger than a Cache takes by itself, since Django's backends take it, too."""
+    value = {"page": b"x" * 33 * 2**20}
+    cache.set("k", value)
+    assert make(1).get("k") == value
+
+
 def test_what_cannot_be_pickled_is_said_at_once(cache: Any) -> None:
     """By pickle's own error, as with Django's backends, and nothing is stored."""
     for name, value in (("set", lambda: None), ("add", lambda: None), ("get_or_set", lambda: lambda: None)):

@@ -20,6 +20,7 @@ CACHE_OPTIONS = {
     "namespace", "max_bytes", "max_value_bytes", "push_bytes", "compress", "compress_above", "connect_timeout",
     "call_timeout", "call_budget", "refresh_concurrency", "around_load", "sign_with",
 }  # fmt: skip
+LARGEST = 2**29 - 2**12  # bytes: what Redis takes, less our header; signatures make the lower bound of Cache needless
 DJANGO_OPTIONS = {"MAX_ENTRIES", "CULL_FREQUENCY", "IGNORE_EXCEPTIONS"}
 
 
@@ -56,7 +57,11 @@ def _new(location: Any, options: dict[str, Any]) -> Cache:
         "stale_if_error": 0,
         **{name: options[name] for name in POLICY_OPTIONS & options.keys()},
     }
-    given = {"namespace": "django", **{name: options[name] for name in CACHE_OPTIONS & options.keys()}}
+    given = {
+        "namespace": "django",
+        "max_value_bytes": LARGEST,
+        **{name: options[name] for name in CACHE_OPTIONS & options.keys()},
+    }
     try:
         if isinstance(around := given.setdefault("around_load", own_connections), str):
             given["around_load"] = import_string(around)
