@@ -108,6 +108,19 @@ def test_the_cells_of_the_page(world: tuple[Path, Supplier, RedisServer]) -> Non
     assert set(world[1].calls.values()) == {1}
 
 
+def test_a_cell_that_is_run_again_piles_nothing_up(world: tuple[Path, Supplier, RedisServer]) -> None:
+    """The cache that it replaces is dropped, and with it its connections and threads."""
+    with a_kernel(*world) as notebook, notebook.redis.client() as client:
+        assert notebook.shows("[await load_item(1), load_offer()]") == [ITEMS[1], OFFER]
+        connections = len(client.client_list())
+        for _ in range(5):
+            notebook.shows(SETUP)
+            assert notebook.shows("[await load_item(1), load_offer()]") == [ITEMS[1], OFFER]
+        until(lambda: len(client.client_list()) <= connections, "the end of the old connections")
+        threads = "import threading; sorted(t.name for t in threading.enumerate() if t.name.startswith('tiercache-'))"
+        until(lambda: notebook.shows(threads) == ["tiercache-inbox"], "the end of the old threads")
+
+
 def test_an_interrupted_cell_gives_its_lease_back(world: tuple[Path, Supplier, RedisServer]) -> None:
     """Whether it awaited or blocked; the cell that is run next loads at once, though the old call still hangs."""
     with a_kernel(*world) as notebook:
