@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis_server import RedisServer
 
 pytest.importorskip("django", reason="Django is not installed (extra apps)")
 pytest.importorskip("httpx", reason="httpx is not installed (extra apps)")
 
 import httpx
-from apps.django_served import Shop
+from apps.django_served import Shop, a_shop
 from apps.serving import until
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
-    with RedisServer() as server:
-        shop = Shop(tmp_path, server)
+    with a_shop(tmp_path) as shop:
         yield shop
-        shop.client.close()
 
 
 def ask(web: Any, path: str) -> Any:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 from apps import serving
@@ -25,11 +26,11 @@ HERD = 24
 class Shop:
     """The application on a Redis, a database and a folder of its own."""
 
-    def __init__(self, folder: Path, server: RedisServer) -> None:
-        self.folder, self.log, self.client = folder / "shop", folder / "log", server.client()
+    def __init__(self, folder: Path, redis: str, client: Any) -> None:
+        self.folder, self.log, self.client = folder / "shop", folder / "log", client
         self.database = folder / "shop.sqlite3"
         shutil.copytree(SHOP, self.folder, ignore=shutil.ignore_patterns("__pycache__"))
-        self._servers = {"SHOP_REDIS": server.tcp_url, "SHOP_DB": str(self.database)}
+        self._servers = {"SHOP_REDIS": redis, "SHOP_DB": str(self.database)}
         self.manage("migrate", "--run-syncdb", "-v0")
         with closing(sqlite3.connect(self.database)) as made, made:
             made.executemany("INSERT INTO shop_item (name, price) VALUES (?, ?)", [("cup", 5), ("pot", 20)])
@@ -116,3 +117,10 @@ class Shop:
         assert run.complaints == []
         assert self.leases() == []
         assert [name for name in self.client.keys("tc1:*") if self.client.ttl(name) < 0] == []
+
+
+@contextlib.contextmanager
+def a_shop(folder: Path) -> Iterator[Shop]:
+    """A shop that sells a cup and a pot."""
+    with RedisServer() as redis, redis.client() as client:
+        yield Shop(folder, redis.tcp_url, client)

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import django
@@ -59,13 +58,6 @@ class Async(Sync):
 def forget() -> None:
     """Close every cache of ours, as Django's own tests do when CACHES changes."""
     setting_changed.send(sender=None, setting="CACHES", value=None, enter=False)
-
-
-def until(holds: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.002)
 
 
 def _backend(url: str, namespace: str) -> TierCache:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+from apps.serving import until
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ pytest.importorskip("django", reason="Django is not installed (extra apps)")
 from django.core.cache.backends.base import CacheKeyWarning
 from django.core.cache.backends.locmem import LocMemCache
 from django.utils.safestring import mark_safe
-from django_processes import Async, Sync, until
+from django_processes import Async, Sync
 
 from tiercache.contrib.django.backend import FOREVER
 

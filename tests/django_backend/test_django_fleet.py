@@ -7,11 +7,12 @@ from typing import Any
 import fleet
 import pytest
 import redis
+from apps.serving import until
 from redis_server import RedisServer
 
 pytest.importorskip("django", reason="Django is not installed (extra apps)")
 
-from django_processes import adds, asks, counts, until
+from django_processes import adds, asks, counts
 
 from tiercache.contrib.django.backend import GENERATION
 
