@@ -1,6 +1,7 @@
 """A private Redis for the session, a namespace and caches for each test, and no thread left behind."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ def pytest_sessionstart() -> None:
     """TIERCACHE_TEST_INSTALLED=1 asks for an installed package: what this checkout holds is refused."""
     if os.environ.get("TIERCACHE_TEST_INSTALLED") and Path(tiercache.__file__).parents[1] == Path(__file__).parents[1]:
         raise pytest.UsageError(f"{tiercache.__file__} is this checkout's, and the installed package is wanted")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a job in the background, whose programs would ignore it too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
