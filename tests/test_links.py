@@ -214,27 +214,17 @@ def test_closed_links_answer_nobody_and_keep_no_connection(make_links: Any, redi
         assert closed.value.ours
 
 
-class LateSocket:
-    """A socket whose thread was starved: `recv` times out late, and the answer is there on the second look."""
+class LatePoller:
+    """Of a thread that was starved: the first look ends late, and at the second the answer is there."""
 
-    def __init__(self, late: float, clock: list[float], found: bytes) -> None:
+    def __init__(self, late: float, clock: list[float], found: bool) -> None:
         self.late, self.clock, self.found = late, clock, found
         self.looks = 0
 
-    def fileno(self) -> int:
-        return 0
-
-    def settimeout(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def recv(self, size: int) -> bytes:
+    def poll(self, milliseconds: float) -> list[tuple[int, int]]:
         self.looks += 1
-        if self.looks == 1:
-            self.clock[0] += self.seconds + self.late
-            raise TimeoutError
-        if not self.found:
-            raise TimeoutError
-        return self.found
+        self.clock[0] += milliseconds / 1000 + (self.late if self.looks == 1 else 0)
+        return [(0, 1)] if self.looks > 1 and self.found else []
 
 
 class Given:
@@ -255,20 +245,23 @@ class Given:
 
 @pytest.mark.parametrize(
     ("late", "found", "answered"),
-    [(0.2, b"+OK\r\n", True), (0.2, b"", False), (0.01, b"+OK\r\n", False)],
+    [(0.2, True, True), (0.2, False, False), (0.01, True, False)],
     ids=["late and there", "late and not there", "in time"],
 )
 def test_a_deadline_noticed_late_gets_one_more_look(
-    monkeypatch: pytest.MonkeyPatch, late: float, found: bytes, answered: bool
+    monkeypatch: pytest.MonkeyPatch, late: float, found: bool, answered: bool
 ) -> None:
     """A starved thread is no failure of Redis; a deadline noticed in time is one."""
     clock = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    sock = LateSocket(late, clock, found)
-    link = Link(Given(sock), 1.0)
-    if answered:
-        assert link.receive(100.1) == b"OK"
-    else:
-        with pytest.raises(Unanswered):
-            link.receive(100.1)
-    assert sock.looks == (1 if late < module.GRACE else 2)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        link = Link(Given(ours), 1.0)
+        poller = link._poller = LatePoller(late, clock, found)  # type: ignore[assignment]
+        theirs.sendall(b"+OK\r\n")
+        if answered:
+            assert link.receive(100.1) == b"OK"
+        else:
+            with pytest.raises(Unanswered):
+                link.receive(100.1)
+    assert poller.looks == (1 if late < module.GRACE else 2)

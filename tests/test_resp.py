@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tiercache.remote import resp
-from tiercache.remote.resp import INCOMPLETE, Malformed, Reader, Refusal, pack, pack_all, reader
+from tiercache.remote.resp import INCOMPLETE, MALFORMED, Malformed, Reader, Refusal, pack, pack_all, reader
 
 READERS: list[Callable[[], Any]] = [Reader] if resp.hiredis is None else [Reader, resp.reader]
 
@@ -86,23 +86,23 @@ def test_a_reply_that_is_not_whole_stays(make: Any) -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_resp2_is_malformed(make: Any, data: bytes) -> None:
-    """Nothing but Malformed is raised, whatever comes."""
+    """Nothing but MALFORMED is raised, whatever comes."""
     reader = make()
     reader.feed(data)
-    with pytest.raises(Malformed):
+    with pytest.raises(MALFORMED):
         reader.gets()
 
 
 @given(st.binary(max_size=200))
 def test_noise_is_read_malformed_or_waited_for(noise: bytes) -> None:
-    """Any bytes at all: a reply, INCOMPLETE or Malformed."""
+    """Any bytes at all: a reply, INCOMPLETE or MALFORMED."""
     for make in READERS:
         reader = make()
         reader.feed(noise)
         try:
             while reader.gets() is not INCOMPLETE:
                 pass
-        except Malformed:
+        except MALFORMED:
             pass
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from tiercache.remote.links import GRACE, Unanswered, allowance, is_demoted
-from tiercache.remote.resp import INCOMPLETE, Malformed, reader
+from tiercache.remote.resp import INCOMPLETE, MALFORMED, reader
 
 
 class Waiting:
@@ -82,8 +82,8 @@ class LoopLink(asyncio.Protocol):
                     self.closed = self.closed or is_demoted(first.replies)
                     if not first.future.done():
                         first.future.set_result(first.replies)
-        except Malformed as error:
-            self._fail(str(error))
+        except MALFORMED as error:
+            self._fail(str(error) or type(error).__name__)
         if self._moved - self._head_at > self._limit and self._waiting:
             self._fail(f"a reply of more than {self._limit} bytes", oversized=True)
         elif not self._waiting and self._reader.has_data():

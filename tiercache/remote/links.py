@@ -6,13 +6,16 @@ The private attributes of redis-py that tiercache touches are all in this file a
 import math
 import select
 import socket
+import ssl
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-from tiercache.remote.resp import INCOMPLETE, Malformed, Refusal, reader
+from tiercache.remote.resp import INCOMPLETE, MALFORMED, Refusal, reader
 
+WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 GRACE = 0.05  # a deadline noticed later than this was missed by us, not by Redis
 
 
@@ -52,55 +55,61 @@ class Link:
         if why:  # raised outside: what was not cleaned is in nobody's __context__
             raise Unanswered(f"can't connect: {why}")
         self._socket: socket.socket = self._connection._sock
+        self._socket.setblocking(False)  # a timeout would cost a call of the system for each send and receive
+        self._pending: Callable[[], int] = getattr(self._socket, "pending", int)  # what TLS has decrypted already
         self._reader = reader()
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN)
 
     def send(self, packed: bytes, timeout: float) -> None:
-        self._socket.settimeout(timeout)
         try:
-            self._socket.sendall(packed)
+            try:
+                sent = self._socket.send(packed)
+            except WOULD_BLOCK:
+                sent = 0
+            if sent < len(packed):
+                self._socket.settimeout(timeout)
+                self._socket.sendall(memoryview(packed)[sent:])
+                self._socket.setblocking(False)
         except OSError as error:
             raise Unanswered(_safe(error)) from None
 
     def receive(self, deadline: float, limit: int = 2**62, size: int = 0) -> Any:
         """The next reply; `limit` bounds its bytes. `size` bytes were moved before it in this call."""
         received = 0
-        while True:
-            try:
-                reply = self._reader.gets()
-            except Malformed as error:
-                raise Unanswered(str(error)) from None
-            if reply is not INCOMPLETE:
-                return reply
-            data = self._recv(deadline + allowance(size + received))
-            received += len(data)
-            if received > limit:
-                raise Unanswered(f"a reply of more than {limit} bytes", oversized=True)
-            self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is INCOMPLETE:
+                data = self._recv(deadline + allowance(size + received))
+                received += len(data)
+                if received > limit:
+                    raise Unanswered(f"a reply of more than {limit} bytes", oversized=True)
+                self._reader.feed(data)
+        except MALFORMED as error:
+            raise Unanswered(str(error) or type(error).__name__) from None
+        return reply
 
     def _recv(self, deadline: float) -> bytes:
-        left = deadline - time.monotonic()
-        try:
+        while True:
+            if not self._arrives(deadline - time.monotonic()) and not (
+                time.monotonic() - deadline >= GRACE and self._arrives(0)  # this thread was starved: it may be there
+            ):
+                raise Unanswered("no answer in time")
             try:
-                self._socket.settimeout(max(left, 0.0001))
                 data = self._socket.recv(65536)
-            except TimeoutError:
-                if time.monotonic() - deadline < GRACE:
-                    raise
-                self._socket.settimeout(0.0001)  # this thread was starved: the answer may be there
-                data = self._socket.recv(65536)
-        except OSError as error:
-            raise Unanswered(_safe(error) or "no answer in time") from None
-        if not data:
-            raise Unanswered("the server closed the connection")
-        return data
+            except WOULD_BLOCK:  # a part of a TLS record
+                continue
+            except OSError as error:
+                raise Unanswered(_safe(error)) from None
+            if not data:
+                raise Unanswered("the server closed the connection")
+            return data
+
+    def _arrives(self, seconds: float) -> bool:
+        return bool(self._pending() or self._poller.poll(max(seconds, 0) * 1000))
 
     def readable(self, timeout: float) -> bool:
         """Wait until something can be received."""
-        if self._reader.has_data() or getattr(self._socket, "pending", int)():
-            return True
-        return bool(self._poller.poll(timeout * 1000))
+        return bool(self._reader.has_data()) or self._arrives(timeout)
 
     def interrupt(self) -> None:
         """Make a blocked `receive` of another thread end now."""

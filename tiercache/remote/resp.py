@@ -36,6 +36,7 @@ class Malformed(Exception):
     """What came is not RESP2: the connection can't be used any more."""
 
 
+MALFORMED = (Malformed, MemoryError, TypeError)  # what a reader raises for it: hiredis has errors of its own too
 INCOMPLETE = object()
 
 
@@ -56,23 +57,11 @@ def pack_all(commands: Iterable[tuple[bytes | str | int, ...]]) -> bytes:
 def reader() -> Any:
     """A reader with `feed(data)`, `has_data()` and `gets()`, which returns INCOMPLETE until a whole reply is there.
 
-    Strings are bytes, an error reply is a `Refusal` instance; `Malformed` is raised for anything else.
+    Strings are bytes, an error reply is a `Refusal` instance; anything else raises one of MALFORMED.
     """
     if hiredis is None:
         return Reader()
-    return FastReader(protocolError=Malformed, replyError=Refusal, notEnoughData=INCOMPLETE)
-
-
-if hiredis is not None:
-
-    class FastReader(hiredis.Reader):  # type: ignore[misc,unused-ignore]
-        """Hiredis, which has other errors too for what it can't build."""
-
-        def gets(self) -> Any:  # type: ignore[override,unused-ignore]
-            try:
-                return super().gets()
-            except (MemoryError, TypeError) as error:
-                raise Malformed(f"not RESP2: {type(error).__name__}") from None
+    return hiredis.Reader(protocolError=Malformed, replyError=Refusal, notEnoughData=INCOMPLETE)
 
 
 class Reader:
