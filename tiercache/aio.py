@@ -129,7 +129,7 @@ class AioPort:
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
         flight.on_loop = True
-        self._task = task = self._start(flight, fly)
+        self._task = task = self._start(flight, fly, self.left)
         if policy.on_abandon == "cancel":
             flight.cancel = partial(self._abandon, task)
         return None
@@ -138,8 +138,9 @@ class AioPort:
         self.node.count("loads_abandoned")
         _tell_loop(self._loop, task.cancel)
 
-    def _start(self, flight: Flight, fly: Fly) -> "asyncio.Task[Any]":
+    def _start(self, flight: Flight, fly: Fly, left: float) -> "asyncio.Task[Any]":
         port = AioPort(self.node, self._loops)
+        port.left = left
         port._task = task = self._loop.create_task(fly(port))
         self._loops.tasks.add(task)
         task.add_done_callback(partial(self._ended, flight))
@@ -147,7 +148,8 @@ class AioPort:
 
     def _ended(self, flight: Flight, task: "asyncio.Task[Any]") -> None:
         self._loops.tasks.discard(task)
-        self.node.table.settle(flight, AGAIN)  # it may have been cancelled before it began
+        self.node.leading.pop(flight, None)  # it may have been cancelled before it began
+        self.node.table.settle(flight, AGAIN)
         if not task.cancelled():
             task.exception()
 
@@ -222,7 +224,7 @@ class AioPort:
 
     def spawn(self, flight: Flight, fly: Fly) -> None:
         flight.on_loop = True
-        task = self._start(flight, fly)
+        task = self._start(flight, fly, self.node.call_budget)
         self._loops.refreshes.add(task)
         task.add_done_callback(self._loops.refreshes.discard)
 

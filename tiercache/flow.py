@@ -9,7 +9,6 @@ settlement; whoever is told JOIN waits for that. Every fill of tier 1 goes throu
 """
 
 import math
-from functools import partial
 from typing import Any
 
 from tiercache.errors import LoadTimeout, ReentrantLoadError
@@ -60,20 +59,19 @@ async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode
             )
         outcome = None
         if verdict == LEAD:
-            outcome = await port.lead(flight, partial(_fly, flight, loader, policy, until), policy)
+            flight.on_loop = port.on_loop
+            leader = Leader(port, flight, loader, policy, until)
+            # A read ends with its caller, who keeps nobody waiting that way; a load outlives him.
+            outcome = await leader.look_up() or await port.lead(flight, leader.flies_at, policy)
         if outcome is None:
             outcome = await _join(port, flight, loader, policy, until, mode)
         if outcome is not AGAIN:
             return outcome
 
 
-async def _fly(flight: Flight, loader: Loader, policy: Policy, until: float, port: Port) -> Outcome:
-    return await Leader(port, flight, loader, policy, until).fly()
-
-
 async def _due(port: Port, flight: Flight, value: Any, loader: Loader, policy: Policy, until: float) -> Outcome:
     """Serve the value and refresh it behind, or first, where the policy says so."""
-    fly = partial(_fly, flight, loader, policy, math.inf)
+    fly = Leader(port, flight, loader, policy).flies_at
     if policy.refresh == "background":
         port.spawn(flight, fly)
         return answer(value).shared()
@@ -134,8 +132,9 @@ async def get(port: Port, key: str, policy: Policy) -> Outcome:
         except (RemoteDown, RemoteRefused):
             found = None
         return _ended(node, flight, found, policy, sent, epoch)
-    finally:
+    except BaseException:
         node.table.settle(flight, AGAIN)
+        raise
 
 
 def _reading(port: Port, key: str, verdict: int, flight: Any) -> Flight:
@@ -155,7 +154,8 @@ def _ended(node: Node, flight: Flight, found: Found | None, policy: Policy, sent
         seen = look(node, flight, found, policy, sent, epoch)
         outcome = seen.outcome if seen is not None else None
         node.count("misses" if outcome is None else "hits_remote")
-        node.count("stale_served", 1 if outcome is not None and outcome.stale else 0)
+        if outcome is not None and outcome.stale:
+            node.count("stale_served")
     node.table.settle(flight, outcome or AGAIN, seen.fill if seen is not None and seen.outcome is not None else None)
     return outcome or AGAIN
 

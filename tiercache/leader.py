@@ -17,6 +17,7 @@ This file is longer than others because these states share one state, and are re
 
 import logging
 import math
+from collections.abc import Coroutine
 from typing import Any
 
 from tiercache.errors import CacheClosed, CodecError, LoadFailed, LoadTimeout
@@ -77,6 +78,8 @@ class Leader:
         self.node = port.node
         self.key = flight.key
         self.lease = Lease(self.key, self.node.token(), policy.lease)
+        self.looked = flight.early or not self.node.remote.shared  # Redis holds nothing that may answer
+        self.down: RemoteDown | RemoteRefused | None = None  # why it could not be read
         self.known = b""
         self.quiet = 0.0  # seconds for which an old value is served without asking again
         self.serves_read = False  # the outcome is a record that was read, not a value that was loaded
@@ -95,27 +98,34 @@ class Leader:
         self.port = port
         return await self.fly()
 
+    async def look_up(self) -> Outcome | None:
+        """Settle the flight, if no load is needed for that; None: it still flies."""
+        return await self._to_its_end(self._look_up())
+
     async def fly(self) -> Outcome:
         """Run the flight; whatever happens, it is settled once."""
-        leading = self.node.leading
+        outcome = await self._to_its_end(self._resolve())
+        assert outcome is not None
+        return outcome
+
+    async def _to_its_end(self, steps: Coroutine[Any, Any, tuple[Outcome, Fill | None] | None]) -> Outcome | None:
+        leading, table = self.node.leading, self.node.table
         leading[self.flight] = self
         try:
-            return await self._fly()
-        finally:
-            del leading[self.flight]
-
-    async def _fly(self) -> Outcome:
-        table = self.node.table
-        try:
-            outcome, fill = await self._resolve()
+            ended = await steps
         except Exception as error:
             log.exception("A flight of %r failed: this is a defect of tiercache", self.key)
-            outcome, fill = Outcome(error=error), None
+            ended = Outcome(error=error), None
             self._abandon()
         except BaseException:  # cancelled, interrupted, a loop that closes: others elect again
+            leading.pop(self.flight, None)
             table.settle(self.flight, AGAIN)
             self._abandon()
             raise
+        if ended is None:
+            return None
+        leading.pop(self.flight, None)
+        outcome, fill = ended
         if fill is None:
             self._rest()  # before the next caller can start another refresh
         table.settle(self.flight, AGAIN if self.private else outcome, fill)
@@ -145,26 +155,36 @@ class Leader:
             self.port.spawn(behind.flight, behind.flies_at)
 
     async def _resolve(self) -> tuple[Outcome, Fill | None]:
+        ended = await self._look_up()
+        if ended is not None:
+            return ended
+        if self.down is not None:
+            return await self._bypass(self.down)
+        self.node.count("misses", 0 if self.flight.early else 1)
+        return await self._elect()
+
+    async def _look_up(self) -> tuple[Outcome, Fill | None] | None:
         failure = self.node.failure(self.key)
         if failure is not None:
             self.quiet = failure.until - self.node.now()
             self.old = self.old or failure.old
             outcome, fill = self._failed(failure.error)
             return outcome.shared(), fill
-        if not self.flight.early and self.node.remote.shared:
-            try:
-                read = await self.read()
-            except (RemoteDown, RemoteRefused) as error:
-                kept = unverified(self.node, self.old, self.policy) if self.flight.mode != FORCE else None
-                if kept is None:
-                    return await self._bypass(error)
-                self.quiet = max(0.1, self.node.remote.remaining())
-                return kept, None
-            if read is not None:
-                self.node.count("hits_remote")
-                return read
-        self.node.count("misses", 0 if self.flight.early else 1)
-        return await self._elect()
+        if self.looked:
+            return None
+        self.looked = True
+        try:
+            read = await self.read()
+        except (RemoteDown, RemoteRefused) as error:
+            kept = unverified(self.node, self.old, self.policy) if self.flight.mode != FORCE else None
+            if kept is None:
+                self.down = error
+                return None
+            self.quiet = max(0.1, self.node.remote.remaining())
+            return kept, None
+        if read is not None:
+            self.node.count("hits_remote")
+        return read
 
     # Reading.
 
@@ -180,11 +200,11 @@ class Leader:
         seen = look(self.node, self.flight, found, self.policy, sent, epoch)
         if seen is None:
             return None
+        if seen.outcome is not None and accept:
+            self.serves_read = True
+            return seen.outcome, seen.fill
         self.old = Old(seen.fill[0], *seen.fill[1:3], seen.fill[4], None if seen.soft_invalid else seen.fill)
-        if seen.outcome is None or not accept:
-            return None
-        self.serves_read = True
-        return seen.outcome, seen.fill
+        return None
 
     # Electing.
 

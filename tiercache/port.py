@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from tiercache.local.flight import Flight
@@ -58,6 +59,8 @@ def is_async(loader: Loader) -> bool:
     """Is it a coroutine function, also through partial or an instance's `__call__`?"""
     while isinstance(loader, partial):
         loader = loader.func
+    if type(loader) is FunctionType and not (loader.__code__.co_flags & inspect.CO_COROUTINE or loader.__dict__):
+        return False  # soon said of most: a plain function that nobody has marked
     call = getattr(type(loader), "__call__", None)  # noqa: B004  # the method itself is wanted
     return inspect.iscoroutinefunction(loader) or inspect.iscoroutinefunction(call)
 
