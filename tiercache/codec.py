@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from msgpack import Packer, unpackb  # type: ignore[import-untyped]
 
 from tiercache.errors import CodecError
-from tiercache.extensions import OBJECT, TAGS, WRITE, Crowded, Scalars, TaggedArrays, checked_dict
+from tiercache.extensions import MANY, OBJECT, TAGS, WRITE, Crowded, Scalars, TaggedArrays, checked_dict, read_scalar
 from tiercache.faults import LOOKALIKES, PLAIN, Write, find_fault, holds_lookalike, name_of, register_line, text_of
 
 T = TypeVar("T")
@@ -78,6 +78,8 @@ class MsgpackCodec:
     def decode(self, data: bytes) -> object:
         """The value; CodecError if `data` is malformed or holds an object that is not registered here."""
         try:
+            if len(data) <= MANY and data[:1] != _TAGGED:  # too short for many extensions
+                return unpackb(data, ext_hook=read_scalar, strict_map_key=False, timestamp=3)
             try:
                 return self._decode(data, checked=False)
             except Crowded:

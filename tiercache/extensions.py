@@ -130,6 +130,13 @@ class Crowded(Exception):
     """A payload holds many extensions. Whoever wrote it chose their hashes, so its keys have to be checked."""
 
 
+def read_scalar(code: int, data: bytes) -> object:
+    """msgpack's hook for an extension with data."""
+    if code not in READ:
+        raise CodecError(f"malformed payload: extension code {code} is unknown in this place")
+    return READ[code](data)
+
+
 class Scalars:
     """msgpack's hook for extensions with data; unless `checked`, it raises Crowded where there are too many."""
 
@@ -143,9 +150,7 @@ class Scalars:
 
     def read(self, code: int, data: bytes) -> object:
         self.count()
-        if code not in READ:
-            raise CodecError(f"malformed payload: extension code {code} is unknown in this place")
-        return READ[code](data)
+        return read_scalar(code, data)
 
 
 def checked_dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

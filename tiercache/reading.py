@@ -35,9 +35,8 @@ def look(node: Node, flight: Flight, found: Found, policy: Policy, sent: float, 
         size = node.weigh(value, size)
     hard = sent + found.remaining
     fresh = min(hard, hard - (record.hard_ms - record.fresh_ms) / 1000)
-    verify = sent + policy.local_ttl
     delta = clamp(record.delta_ms / 1000, policy)
-    fill = (value, fresh, hard, verify, delta, policy.beta, epoch, record.id, size)
+    fill = (value, fresh, hard, sent + policy.local_ttl, delta, policy.beta, epoch, record.id, size)
     now = node.now()
     if record.soft_invalid or now >= hard or now >= fresh + policy.stale_while_revalidate:
         return Seen(fill, None, record.soft_invalid)
@@ -49,7 +48,8 @@ def look(node: Node, flight: Flight, found: Found, policy: Policy, sent: float, 
 def open_record(node: Node, key: str, record: Record, policy: Policy, kept: Any = None) -> tuple[Any, int] | None:
     """A record's value and decoded size, or value and weight of `kept`, which tier 1 has of it; None: undecodable."""
     try:
-        node.values.verify(key, record)
+        if node.values.signed:
+            node.values.verify(key, record)
         return (kept.value, kept.weight) if kept is not None else node.values.open(record, policy)
     except CodecError as error:
         node.count("undecodable")

@@ -62,5 +62,5 @@ def unpack(data: bytes) -> Record | None:
     magic, kind, codec, flags, fresh_ms, hard_ms, delta_ms, length, id = HEADER.unpack_from(data)
     if magic != MAGIC or len(data) != HEADER.size + length:
         return None
-    compression, soft_invalid, signed = flags & 0x0F, flags >= SOFT_INVALID, bool(flags & SIGNED)
-    return Record(kind, codec, compression, fresh_ms, hard_ms, delta_ms, id, data[HEADER.size :], soft_invalid, signed)
+    payload, soft_invalid, signed = data[HEADER.size :], flags >= SOFT_INVALID, flags & SIGNED != 0
+    return Record(kind, codec, flags & 0x0F, fresh_ms, hard_ms, delta_ms, id, payload, soft_invalid, signed)

@@ -22,15 +22,12 @@ class Values:
     ) -> None:
         self.codec = codec
         self.max_bytes = max_bytes
+        self.signed = signer is not None
+        """Is every value that is read the work of somebody who has a key?"""
         self._signer = signer
         self._compression = compression
         self._above = above
         self._complained = -SILENCE
-
-    @property
-    def signed(self) -> bool:
-        """Is every value that is read the work of somebody who has a key?"""
-        return self._signer is not None
 
     def pack(self, key: str, value: Any, *, id: bytes, fresh: float, hard: float, delta: float) -> tuple[Record, int]:
         """The record of a value and the size of its payload; CodecError names the key and the path."""
@@ -72,7 +69,9 @@ class Values:
             return None, 0
         if record.codec != self.codec.id:
             raise CodecError(f"codec {record.codec} is not this cache's ({self.codec.id})")
-        payload = decompress(bare_record(record).payload, record.compression, self.max_bytes)
+        payload = bare_record(record).payload if record.signed else record.payload
+        if record.compression:
+            payload = decompress(payload, record.compression, self.max_bytes)
         if len(payload) > self.max_bytes:
             raise CodecError(f"{len(payload):,} bytes decoded; max_value_bytes is {self.max_bytes:,}")
         value = self.codec.decode(payload)

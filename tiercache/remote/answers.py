@@ -54,10 +54,11 @@ def record(left: Any, data: Any) -> Found | None:
     found = unpack(data)
     if found is None:
         return None
-    if found.fresh_ms > found.hard_ms:
-        found = found._replace(fresh_ms=found.hard_ms)
+    hard_ms = found.hard_ms
+    if found.fresh_ms > hard_ms:
+        found = found._replace(fresh_ms=hard_ms)
     # PTTL and GET are not atomic: the record's own lifetime bounds what an interposed write can add.
-    return Found(found, min(left, found.hard_ms) / 1000)
+    return Found(found, (left if left < hard_ms else hard_ms) / 1000)
 
 
 def oversized(left: Any, head: Any) -> Found:
