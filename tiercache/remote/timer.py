@@ -1,6 +1,7 @@
 """The thread that renews leases and gives them back, so that a blocked loop or loader loses neither."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ class Timer:
         self._held: dict[bytes, Lease] = {}
         self._abandoned: list[Lease] = []
         self._closing = False
-        self._next = 0.0  # when the thread looks again by itself
+        self._next = math.inf  # when the thread looks again by itself
         self._thread: threading.Thread | None = None
 
     def hold(self, lease: Lease, max_load: float, overdue: Callable[[], object] | None) -> None:
@@ -38,7 +39,8 @@ class Timer:
         lease.overdue = overdue
         with self.changed:
             self._held[lease.token] = lease
-            if self._thread is None or min(lease.due, lease.ends) < self._next:
+            if (first := min(lease.due, lease.ends)) < self._next:
+                self._next = first
                 self._wake()
 
     def drop(self, lease: Lease) -> None:
@@ -75,7 +77,7 @@ class Timer:
         for lease in self._held.values():
             lease.lost = True  # the token is the parent's: nothing is committed with it here
         self.changed = threading.Condition()
-        self._held, self._abandoned, self._thread = {}, [], None
+        self._held, self._abandoned, self._next, self._thread = {}, [], math.inf, None
 
     def _wake(self) -> None:
         if self._thread is None and (self._held or self._abandoned):
@@ -88,7 +90,6 @@ class Timer:
         while True:
             with self.changed:
                 while (pause := self.pause()) > 0:
-                    self._next = self._now() + pause
                     self.changed.wait(min(pause, 3600.0))
                 closing = self._closing
             self._run_now(self.turn())
@@ -110,13 +111,14 @@ class Timer:
             self._give_up(lease)
         for lease in abandoned:
             await self._release(lease)
+        with self.changed:
+            self._next = min((min(lease.due, lease.ends) for lease in self._held.values()), default=math.inf)
 
     def pause(self) -> float:
         """Seconds until the next turn; called under `changed`."""
         if self._closing or self._abandoned:
             return 0.0
-        times = [min(lease.due, lease.ends) for lease in self._held.values()]
-        return min(times, default=float("inf")) - self._now()
+        return self._next - self._now()
 
     async def _renew(self, leases: list[Lease]) -> None:
         try:
