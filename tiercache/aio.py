@@ -124,7 +124,8 @@ class AioPort:
             handle.cancel()
 
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
-        link = await self._loops.links(self._loop).link(self.left)
+        links = self._loops.links(self._loop)
+        link = links.free() or await links.link(self.left)
         return await link.exchange(packed, replies, timeout)  # type: ignore[no-any-return]
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:

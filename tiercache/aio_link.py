@@ -1,7 +1,8 @@
-"""The connection of one event loop: redis-py connects, then the transport is ours.
+"""The connections of one event loop: redis-py connects, then the transport is ours.
 
-Reads and scripts of all tasks share it: each is written at once, the answers come in order. A cancelled caller
-keeps its place in the queue, so nobody gets another's answer; a connection that misses a deadline is dropped.
+Reads and scripts of all tasks share one: the first is written at once, those of one turn of the loop in one write,
+and the answers come in order. A cancelled caller keeps its place in the queue, so nobody gets another's answer; a
+connection that misses a deadline is dropped. While one is laden with a large value, others use another.
 """
 
 import asyncio
@@ -13,18 +14,25 @@ from typing import Any
 from tiercache.remote.links import GRACE, Unanswered, allowance, is_demoted
 from tiercache.remote.resp import INCOMPLETE, MALFORMED, reader
 
+BATCH = 512  # requests in one write: more would make Redis keep other clients waiting
+LADEN = 65_536  # bytes of an unfinished reply, or not yet sent, beyond which a connection is not shared
+MOST = 4  # connections of one loop
+
 
 class Waiting:
     """One caller's place in the queue of answers."""
 
-    __slots__ = ("future", "left", "moved_before", "replies", "size")
+    __slots__ = ("deadline", "future", "left", "moved_before", "replies", "size")
 
-    def __init__(self, future: "asyncio.Future[list[Any]]", replies: int, size: int, moved: int) -> None:
+    def __init__(
+        self, future: "asyncio.Future[list[Any]]", replies: int, size: int, moved: int, deadline: float
+    ) -> None:
         self.future = future
         self.left = replies
         self.replies: list[Any] = []
         self.size = size
         self.moved_before = moved
+        self.deadline = deadline
 
 
 class LoopLink(asyncio.Protocol):
@@ -35,37 +43,64 @@ class LoopLink(asyncio.Protocol):
         self._limit = limit
         self._reader = reader()
         self._waiting: deque[Waiting] = deque()
+        self._unsent: list[bytes] = []  # written in the loop's next turn
         self._moved = 0  # bytes received so far
         self._head_at = 0  # how many had been when the first in the queue became the first
+        self._watch: asyncio.TimerHandle | None = None  # looks for who is overdue
         self.closed = False
         # redis-py's stream objects are kept, because they close the transport when they are collected.
         self._connection = connection
         self._transport: asyncio.WriteTransport = connection._writer.transport
         self._transport.set_protocol(self)
 
+    @property
+    def laden(self) -> bool:
+        """Would a small request wait behind a large one?"""
+        receiving = self._moved - self._head_at > LADEN and bool(self._waiting)
+        return receiving or self._transport.get_write_buffer_size() > LADEN
+
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
-        """Send in one write and read that many replies; raises Unanswered."""
+        """Send with others and read that many replies; raises Unanswered."""
         if self.closed:
             raise Unanswered("the connection is lost")
-        waiting = Waiting(self._loop.create_future(), replies, len(packed), self._moved)
+        deadline = self._loop.time() + timeout
+        waiting = Waiting(self._loop.create_future(), replies, len(packed), self._moved, deadline)
         if not self._waiting:
             self._head_at = self._moved
+            self._transport.write(packed)
+        else:
+            if not self._unsent:
+                self._loop.call_soon(self._send)
+            self._unsent.append(packed)
         self._waiting.append(waiting)
-        self._transport.write(packed)
-        deadline = self._loop.time() + timeout
-        handle = self._loop.call_at(deadline, self._overdue, waiting, deadline, deadline)
-        waiting.future.add_done_callback(lambda _: handle.cancel())
+        if self._watch is None or deadline < self._watch.when():
+            self._look_at(deadline)
         return await waiting.future
 
-    def _overdue(self, waiting: Waiting, base: float, deadline: float) -> None:
-        allowed = base + allowance(waiting.size + self._moved - waiting.moved_before)
+    def _send(self) -> None:
+        batch, self._unsent = self._unsent[:BATCH], self._unsent[BATCH:]
+        if not self.closed:
+            self._transport.write(b"".join(batch))
+            if self._unsent:
+                self._loop.call_soon(self._send)
+
+    def _look_at(self, when: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = self._loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        assert self._watch is not None
+        planned, self._watch = self._watch.when(), None
+        if not self._waiting:
+            return
         now = self._loop.time()
-        if now - deadline > GRACE:  # the loop was blocked: the answer may be there already
-            allowed = max(allowed, now + 0.001)
-        if allowed > deadline:
-            handle = self._loop.call_at(allowed, self._overdue, waiting, base, allowed)
-            waiting.future.add_done_callback(lambda _: handle.cancel())
-        elif not waiting.future.done():
+        first = min(each.deadline + allowance(each.size + self._moved - each.moved_before) for each in self._waiting)
+        if now - planned > GRACE:  # the loop was blocked: the answer may be there already
+            first = max(first, now + 0.001)
+        if first > now:
+            self._look_at(first)
+        else:
             self._fail("no answer in time")
 
     def data_received(self, data: bytes) -> None:
@@ -105,6 +140,10 @@ class LoopLink(asyncio.Protocol):
 
     def close(self) -> None:
         self.closed = True
+        self._unsent.clear()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         self._transport.abort()
         self._connection._writer = self._connection._reader = None
 
@@ -117,20 +156,26 @@ class LoopLink(asyncio.Protocol):
 
 
 class LoopLinks:
-    """The link of one event loop, made when it is first needed and again when it is lost."""
+    """The links of one event loop, made when they are first needed and again when they are lost."""
 
     def __init__(self, address: Any, connect_timeout: float, limit: int) -> None:
         self._address = address
         self._connect_timeout = connect_timeout
         self._limit = limit
-        self._link: LoopLink | None = None
+        self._links: list[LoopLink] = []
         self._connecting: asyncio.Task[LoopLink] | None = None
         self._keeper: AsyncGenerator[None, None] | None = None
 
+    def free(self) -> LoopLink | None:
+        """A connected link that is not laden, or, of as many as there may be, the first."""
+        for link in self._links:
+            if not link.closed and not link.laden:
+                return link
+        self._links = [link for link in self._links if not link.closed]
+        return self._links[0] if len(self._links) >= MOST else None
+
     async def link(self, patience: float) -> LoopLink:
-        """The connected link, within `patience` seconds; concurrent callers share one attempt to connect."""
-        if self._link is not None and not self._link.closed:
-            return self._link
+        """A new link, within `patience` seconds; concurrent callers share one attempt to connect."""
         if self._connecting is None:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
             self._connecting.add_done_callback(self._connected)
@@ -155,11 +200,12 @@ class LoopLinks:
             why = self._address.clean(f"{type(error).__name__}: {error}")
         if why:
             raise Unanswered(f"can't connect: {why}")
-        self._link = LoopLink(connection, self._limit)
+        link = LoopLink(connection, self._limit)
+        self._links.append(link)
         if self._keeper is None:
             self._keeper = self._keep()
             await self._keeper.__anext__()
-        return self._link
+        return link
 
     async def _keep(self) -> AsyncGenerator[None, None]:
         # asyncio.run finalizes a started generator before it closes the loop: no socket outlives its loop.
@@ -170,11 +216,11 @@ class LoopLinks:
             await asyncio.sleep(0)
 
     def after_fork(self) -> None:
-        if self._link is not None:
-            self._link.after_fork()
+        for link in self._links:
+            link.after_fork()
 
     def close(self) -> None:
-        """Drop the connection; callable on the loop's thread only."""
-        link, self._link = self._link, None  # a link refers to its loop, which is held weakly
-        if link is not None:
+        """Drop the connections; callable on the loop's thread only."""
+        links, self._links = self._links, []  # a link refers to its loop, which is held weakly
+        for link in links:
             link.close()

@@ -14,7 +14,7 @@ class Wire(Protocol):
         """The connections of this process's threads: `exchange(packed, replies, timeout)`."""
 
     def loop_links(self) -> Any:
-        """The connections of one event loop: `await link(patience)`, then `await link.exchange(...)`."""
+        """Those of one event loop: `free()` or `await link(patience)`, then `await link.exchange(...)`."""
 
     def inbox(self, channels: tuple[str, str], slots: Slots, **hooks: Any) -> Any:
         """An `Ear` that hears these channels from `start` to `close`; the hooks are the Ear's, and `draw`."""

@@ -59,7 +59,7 @@ class SimWire:
         self.ear = SimEar(self, channels, slots, **hooks)
         return self.ear
 
-    async def link(self, patience: float) -> "SimWire":
+    def free(self) -> "SimWire":
         return self
 
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:

@@ -127,7 +127,7 @@ class MemoryLoopLinks:
     def __init__(self, redis: MemoryRedis) -> None:
         self._links = MemoryLinks(redis)
 
-    async def link(self, patience: float) -> "MemoryLoopLinks":
+    def free(self) -> "MemoryLoopLinks":
         return self
 
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
