@@ -188,7 +188,7 @@ class Asked:
 
     def __call__(self, *words: bytes | str | int) -> Any:
         self._link.send(pack(*words), 5)
-        return self._link.receive(time.monotonic() + 30)
+        return self._link.receive(time.monotonic() + 30)[0]
 
     def close(self) -> None:
         self._link.close()

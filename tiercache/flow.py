@@ -148,16 +148,16 @@ def _ended(node: Node, flight: Flight, found: Found | None, policy: Policy, sent
     """Settle a reading flight with what was found (None: Redis could not be read)."""
     if found is None:
         node.count("unread")
-        outcome = unverified(node, flight.seen, policy)
-        seen = None
+        outcome, fill = unverified(node, flight.seen, policy), None
     else:
-        seen = look(node, flight, found, policy, sent, epoch)
-        outcome = seen.outcome if seen is not None else None
+        outcome, fill = look(node, flight, found, policy, sent, epoch)
         node.count("misses" if outcome is None else "hits_remote")
         if outcome is not None and outcome.stale:
             node.count("stale_served")
-    node.table.settle(flight, outcome or AGAIN, seen.fill if seen is not None and seen.outcome is not None else None)
-    return outcome or AGAIN
+    if outcome is None:
+        outcome, fill = AGAIN, None
+    node.table.settle(flight, outcome, fill)
+    return outcome
 
 
 async def get_many(port: Port, keys: list[str], policy: Policy) -> dict[str, Outcome]:

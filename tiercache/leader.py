@@ -197,13 +197,12 @@ class Leader:
     def take(self, found: Found, sent: float, epoch: int, accept: bool = True) -> tuple[Outcome, Fill | None] | None:
         """The outcome and fill of a record that was read or pushed, if it may be served."""
         self.old, self.known = None, found.record.id if found.record is not None else b""
-        seen = look(self.node, self.flight, found, self.policy, sent, epoch)
-        if seen is None:
-            return None
-        if seen.outcome is not None and accept:
+        outcome, fill = look(self.node, self.flight, found, self.policy, sent, epoch)
+        if outcome is not None and accept:
             self.serves_read = True
-            return seen.outcome, seen.fill
-        self.old = Old(seen.fill[0], *seen.fill[1:3], seen.fill[4], None if seen.soft_invalid else seen.fill)
+            return outcome, fill
+        if found.record is not None and fill is not None:
+            self.old = Old(fill[0], *fill[1:3], fill[4], None if found.record.soft_invalid else fill)
         return None
 
     # Electing.

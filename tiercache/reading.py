@@ -1,7 +1,7 @@
 """What a record that was read is worth: its value, its lifetimes on this process's clock, and who may have it."""
 
 import logging
-from typing import Any, NamedTuple
+from typing import Any
 
 from tiercache.errors import CodecError
 from tiercache.local.flight import Flight
@@ -12,24 +12,22 @@ from tiercache.record import Record
 log = logging.getLogger("tiercache")
 
 
-class Seen(NamedTuple):
-    """A readable record: what to fill tier 1 with, and its outcome, None where it may not be served."""
+def look(
+    node: Node, flight: Flight, found: Found, policy: Policy, sent: float, epoch: int
+) -> tuple[Outcome | None, Fill | None]:
+    """The outcome of a record, None where it may not be served, and what to fill tier 1 with, None if unreadable.
 
-    fill: Fill
-    outcome: Outcome | None
-    soft_invalid: bool
-
-
-def look(node: Node, flight: Flight, found: Found, policy: Policy, sent: float, epoch: int) -> Seen | None:
-    """Judge a record; lifetimes are anchored where its request was sent. None: absent or undecodable."""
+    Lifetimes are anchored where its request was sent.
+    """
     record = found.record
     if record is None:
-        return None
-    seen = flight.seen
-    kept = seen if seen is not None and seen.id == record.id else None
+        return None, None
+    kept = flight.seen
+    if kept is not None and kept.id != record.id:
+        kept = None
     opened = open_record(node, flight.key, record, policy, kept)
     if opened is None:
-        return None
+        return None, None
     value, size = opened
     if kept is None:
         size = node.weigh(value, size)
@@ -39,10 +37,11 @@ def look(node: Node, flight: Flight, found: Found, policy: Policy, sent: float, 
     fill = (value, fresh, hard, sent + policy.local_ttl, delta, policy.beta, epoch, record.id, size)
     now = node.now()
     if record.soft_invalid or now >= hard or now >= fresh + policy.stale_while_revalidate:
-        return Seen(fill, None, record.soft_invalid)
+        return None, fill
     outcome = answer(value)
-    outcome.stale = now >= fresh
-    return Seen(fill, outcome, False)
+    if now >= fresh:
+        outcome.stale = True
+    return outcome, fill
 
 
 def open_record(node: Node, key: str, record: Record, policy: Policy, kept: Any = None) -> tuple[Any, int] | None:

@@ -19,7 +19,7 @@ class Breaker:
         self._draw = draw
         self.lock = threading.Lock()
         # Written under `lock`.
-        self._failures = 0
+        self.failures = 0
         self._pause = 0.0
         self._retry_at = 0.0
         self._ticket = 1  # a new one for each change of state and each probe
@@ -27,7 +27,7 @@ class Breaker:
     @property
     def open(self) -> bool:
         """True while calls are refused, but for a probe now and then."""
-        return self._failures >= TRIPS
+        return self.failures >= TRIPS
 
     def remaining(self) -> float:
         """Seconds until the next probe; 0 while closed."""
@@ -48,11 +48,11 @@ class Breaker:
 
     def answered(self) -> bool:
         """A call was answered. True if this closed the breaker."""
-        if not self._failures:
+        if not self.failures:
             return False
         with self.lock:
             was_open = self.open
-            self._failures = 0
+            self.failures = 0
             self._pause = 0.0
             self._ticket += was_open
             return was_open
@@ -62,10 +62,10 @@ class Breaker:
         with self.lock:
             if ticket != self._ticket:
                 return False
-            self._failures += 1
+            self.failures += 1
             if not self.open:
                 return False
             self._pause = min(LONGEST, self._pause * 2) if self._pause else 0.5 + 0.5 * self._draw()
             self._retry_at = self._now() + self._pause
             self._ticket += 1
-            return self._failures == TRIPS
+            return self.failures == TRIPS

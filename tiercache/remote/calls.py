@@ -74,7 +74,8 @@ class Calls:
                     raise RemoteDown(str(error)) from None
                 why = f" ({error})"
             else:
-                self._answered()
+                if self._breaker.failures:
+                    self._answered()
                 return replies
             finally:
                 io.left -= self._now() - started

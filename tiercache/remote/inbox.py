@@ -209,7 +209,7 @@ class Inbox(Ear):
         link.send(pack("SUBSCRIBE", *self.channels), self._patience)
         deadline = time.monotonic() + self._patience
         for _ in self.channels:
-            reply = link.receive(deadline, LARGEST)
+            [reply] = link.receive(deadline, limit=LARGEST)
             if not isinstance(reply, list):
                 raise Unanswered(f"SUBSCRIBE was refused: {reply}")
         if self.fault is not None:
@@ -222,7 +222,8 @@ class Inbox(Ear):
         while not self._closing.is_set():
             if not link.readable(IDLE):
                 link.send(pack("PING"), PATIENCE)
-            self._take(link.receive(time.monotonic() + PATIENCE, LARGEST))
+            [reply] = link.receive(time.monotonic() + PATIENCE, limit=LARGEST)
+            self._take(reply)
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, list) and len(reply) == 3 and reply[0] == b"message":

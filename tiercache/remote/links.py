@@ -22,7 +22,7 @@ GRACE = 0.05  # a deadline noticed later than this was missed by us, not by Redi
 class Unanswered(Exception):
     """No (whole) answer: connection refused or lost, deadline passed, reply too large or malformed.
 
-    `oversized`: Redis answers, but with too much. `ours`: Redis was not even asked.
+    `oversized`: Redis answers, but with too much. `ours`: it says nothing of Redis, or what another call says already.
     """
 
     def __init__(self, why: str, *, oversized: bool = False, ours: bool = False) -> None:
@@ -58,6 +58,7 @@ class Link:
         self._socket.setblocking(False)  # a timeout would cost a call of the system for each send and receive
         self._pending: Callable[[], int] = getattr(self._socket, "pending", int)  # what TLS has decrypted already
         self._reader = reader()
+        self._gets = self._reader.gets
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN)
 
@@ -74,11 +75,18 @@ class Link:
         except OSError as error:
             raise Unanswered(_safe(error)) from None
 
-    def receive(self, deadline: float, limit: int = 2**62, size: int = 0) -> Any:
-        """The next reply; `limit` bounds its bytes. `size` bytes were moved before it in this call."""
-        received = 0
+    def receive(self, deadline: float, replies: int = 1, limit: int = 2**62, size: int = 0) -> list[Any]:
+        """The next replies; `limit` bounds the bytes of each. `size` bytes were moved before them in this call."""
+        out: list[Any] = []
+        received = 0  # of the reply that is not whole yet
         try:
-            while (reply := self._reader.gets()) is INCOMPLETE:
+            while True:
+                while (reply := self._gets()) is not INCOMPLETE:
+                    out.append(reply)
+                    if len(out) == replies:
+                        return out
+                    size += received
+                    received = 0
                 data = self._recv(deadline + allowance(size + received))
                 received += len(data)
                 if received > limit:
@@ -86,12 +94,15 @@ class Link:
                 self._reader.feed(data)
         except MALFORMED as error:
             raise Unanswered(str(error) or type(error).__name__) from None
-        return reply
 
     def _recv(self, deadline: float) -> bytes:
         while True:
-            if not self._arrives(deadline - time.monotonic()) and not (
-                time.monotonic() - deadline >= GRACE and self._arrives(0)  # this thread was starved: it may be there
+            left = deadline - time.monotonic()
+            if not (
+                self._pending()
+                or self._poller.poll(left * 1000 if left > 0 else 0)
+                # This thread was starved: it may be there.
+                or (time.monotonic() - deadline >= GRACE and self._poller.poll(0))
             ):
                 raise Unanswered("no answer in time")
             try:
@@ -104,12 +115,9 @@ class Link:
                 raise Unanswered("the server closed the connection")
             return data
 
-    def _arrives(self, seconds: float) -> bool:
-        return bool(self._pending() or self._poller.poll(max(seconds, 0) * 1000))
-
     def readable(self, timeout: float) -> bool:
         """Wait until something can be received."""
-        return bool(self._reader.has_data()) or self._arrives(timeout)
+        return bool(self._reader.has_data() or self._pending() or self._poller.poll(timeout * 1000))
 
     def interrupt(self) -> None:
         """Make a blocked `receive` of another thread end now."""
@@ -153,13 +161,9 @@ class Links:
         link = self._take(timeout)
         try:
             deadline = time.monotonic() + timeout
-            moved = len(packed)
-            link.send(packed, timeout + allowance(moved))
-            out = []
-            for _ in range(replies):
-                reply = link.receive(deadline, self._limit, moved)
-                moved += len(reply) if type(reply) is bytes else 0
-                out.append(reply)
+            size = len(packed)
+            link.send(packed, timeout + allowance(size))
+            out = link.receive(deadline, replies, self._limit, size)
         except BaseException:  # a connection with a half-read reply is never used again
             self._lose(link)
             self.drop_idle()
