@@ -132,9 +132,11 @@ class LoopLink(asyncio.Protocol):
     def _fail(self, why: str, *, oversized: bool = False) -> None:
         self.closed = True
         waiting, self._waiting = self._waiting, deque()
+        told = False  # a lost connection is one failure of Redis, however many wait
         for each in waiting:
             if not each.future.done():
-                each.future.set_exception(Unanswered(why, oversized=oversized))
+                each.future.set_exception(Unanswered(why, oversized=oversized, ours=told))
+                told = True
             oversized = False  # only the first in the queue asked for it
         self.close()
 
