@@ -71,23 +71,47 @@ class Loops:
 
 
 class LoopWaker:
-    """Wakes every task of one loop that waits for one flight, by one call into the loop."""
+    """Wakes every task of one loop that waits for one flight, by one call into the loop; one timer for them all."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._futures: list[asyncio.Future[None]] = []
+        self._waiting: list[tuple[float, asyncio.Future[None]]] = []
+        self._timer: asyncio.TimerHandle | None = None
 
-    def add(self) -> "asyncio.Future[None]":
-        future = self._loop.create_future()
-        self._futures.append(future)
+    def add(self, seconds: float) -> "asyncio.Future[None]":
+        """A future that is done when the flight is settled, or after so many seconds."""
+        until, future = self._loop.time() + max(0.0, min(seconds, _LONGEST)), self._loop.create_future()
+        self._waiting.append((until, future))
+        if self._timer is None or until < self._timer.when():
+            self._look_at(until)
         return future
 
+    def _look_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._look)
+
+    def _look(self) -> None:
+        now, waiting, self._timer = self._loop.time(), self._waiting, None
+        self._waiting = [each for each in waiting if each[0] > now and not each[1].done()]
+        for until, future in waiting:
+            if until <= now:
+                _set(future)
+        if self._waiting:  # not for each of many that end one after the other
+            self._look_at(max(now + 0.001, min(until for until, _ in self._waiting)))
+
     def __call__(self) -> None:
-        self._loop.call_soon_threadsafe(self._wake)
+        if asyncio._get_running_loop() is self._loop:
+            self._wake()
+        else:
+            self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        for future in self._futures:
-            _set(future)
+        if self._timer is not None:
+            self._timer.cancel()
+        for _, future in self._waiting:
+            if not future.done():
+                future.set_result(None)
 
 
 def _set(future: "asyncio.Future[None]") -> None:
@@ -158,7 +182,7 @@ class AioPort:
         waker = flight.follow(self._loop, LoopWaker(self._loop))
         if waker is not None:
             try:
-                await self._until(waker.add(), seconds)
+                await waker.add(seconds)
             finally:
                 flight.leave()
             if not flight.settled:

@@ -29,10 +29,14 @@ class Lane:
 
 
 class Handle:
-    __slots__ = ("args", "callback", "context", "lane")
+    __slots__ = ("args", "at", "callback", "context", "lane")
 
     def __init__(self, callback: Any, args: tuple[Any, ...], context: Context, lane: Lane) -> None:
         self.callback, self.args, self.context, self.lane = callback, args, context, lane
+        self.at = 0.0
+
+    def when(self) -> float:
+        return self.at
 
     def cancel(self) -> None:
         self.callback = None
@@ -98,6 +102,7 @@ class Loop(asyncio.AbstractEventLoop):
 
     def _at(self, when: float, handle: Handle) -> Handle:
         self._made += 1
+        handle.at = when
         heapq.heappush(self._timers, (when, self._made, handle))
         return handle
 
