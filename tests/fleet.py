@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from tiercache import Cache, Policy
+from tiercache import Cache, MsgpackCodec, Policy
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -43,9 +43,19 @@ class Member:
             self.process.join()
 
 
+class CountingCodec(MsgpackCodec):
+    """Counts the values that it decodes."""
+
+    decoded = 0
+
+    def decode(self, data: bytes) -> object:
+        self.decoded += 1
+        return super().decode(data)
+
+
 def herd(url: str, namespace: str, pipe: Any, colour: str, callers: int, seconds: float) -> None:
     """Wait for a word, ask for one key all at once, send the answers and the counters."""
-    cache = Cache(url, namespace=namespace)
+    cache = Cache(url, namespace=namespace, codec=(codec := CountingCodec()))
     counter = redis.Redis.from_url(url)
 
     def load() -> float:
@@ -58,7 +68,7 @@ def herd(url: str, namespace: str, pipe: Any, colour: str, callers: int, seconds
 
     waits = _threads(cache, load, callers, pipe) if colour == "threads" else _tasks(cache, aload, callers, pipe)
     cache.close()
-    pipe.send((waits, cache.stats()))
+    pipe.send((waits, cache.stats() | {"decoded": codec.decoded}))
 
 
 def _threads(cache: Cache, load: Any, callers: int, pipe: Any) -> list[float]:

@@ -214,4 +214,4 @@ def test_a_wish_that_one_colour_cannot_fulfil_is_not_dropped_in_silence() -> Non
     address = Address(None, redis.Redis(ssl=True, ssl_validate_ocsp=True))
     address.connection(1.0)
     with pytest.raises(TypeError, match="ssl_validate_ocsp"):
-        address.async_connection(1.0)
+        address.async_connection()

@@ -1,14 +1,19 @@
 """A herd over processes costs one load, few commands, and no way around the lease."""
 
+import asyncio
 import signal
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import fleet
 import pytest
 from redis_server import RedisServer
 from test_flow import BYPASSES
+
+from tiercache import Cache
 
 SET_UP = {"HELLO", "AUTH", "CLIENT", "SELECT", "INFO", "PING", "SUBSCRIBE", "MONITOR"}
 
@@ -46,10 +51,16 @@ class Monitor:
         ]
 
 
-@pytest.mark.parametrize("colour", ["threads", "tasks"])
-def test_a_cold_herd_loads_once(redis_server: RedisServer, namespace: str, colour: str) -> None:
-    """4 processes x 50 callers ask for one absent item: one load, at most 6 commands per process, no bypass."""
-    members = [fleet.Member(fleet.herd, redis_server.url, namespace, colour, 50, 0.5) for _ in range(4)]
+@pytest.mark.parametrize(
+    ("processes", "callers", "colour"), [(4, 250, "threads"), (4, 250, "tasks"), (16, 64, "tasks")]
+)
+def test_a_cold_herd_loads_once(
+    redis_server: RedisServer, namespace: str, processes: int, callers: int, colour: str
+) -> None:
+    """All ask for one absent item: one load, at most 4 commands per process, no bypass, one decoding per process."""
+    with Cache(redis_server.url, namespace=f"{namespace}-0") as cache:
+        cache.ping()  # the scripts are known from here on
+    members = [fleet.Member(fleet.herd, redis_server.url, namespace, colour, callers, 0.5) for _ in range(processes)]
     for member in members:
         assert member.hear() == "ready"
     monitor = Monitor(redis_server)
@@ -62,11 +73,41 @@ def test_a_cold_herd_loads_once(redis_server: RedisServer, namespace: str, colou
     with redis_server.client() as client:
         assert int(client.get(f"loads:{namespace}")) == 1
         assert not client.keys(f"tc1:{{{namespace}:*:l")
-    assert [len(waits) for waits, _ in results] == [50] * 4
-    assert len(commands) <= 6 * 4, commands
+    assert [len(waits) for waits, _ in results] == [callers] * processes
+    assert len(commands) <= 4 * processes, commands
     for _, stats in results:
         assert not any(stats[name] for name in (*BYPASSES, "leases_lost", "undecodable", "unread")), stats
     assert sum(stats["grants"] for _, stats in results) == 1
+    # The value came to the waiting processes in the message, and was decoded once in each.
+    assert sum(command.startswith("GET ") for command in commands) <= processes
+    assert sum(stats["decoded"] for _, stats in results) == processes - 1
+
+
+@pytest.mark.parametrize(("keys", "waiters"), [(1, 5000), (1000, 50)])
+def test_a_cold_start_of_many_tasks_loads_each_key_once(
+    make_cache: Callable[..., Cache], redis_server: RedisServer, keys: int, waiters: int
+) -> None:
+    """The loop is blocked for longer than a call may take: that is no failure of Redis, and costs no command."""
+    cache = make_cache(connect_timeout=1, call_timeout=1, call_budget=2)
+    cache.ping()
+    monitor = Monitor(redis_server)
+    loads: list[int] = []
+
+    async def load(key: int) -> int:
+        loads.append(key)
+        return key
+
+    async def main() -> list[int]:
+        calls = [cache.aget_or_load(f"k{key}", partial(load, key)) for _ in range(waiters) for key in range(keys)]
+        return await asyncio.gather(*calls)
+
+    assert asyncio.run(main()) == [*range(keys)] * waiters
+    commands = monitor.stop(redis_server)
+    assert sorted(loads) == [*range(keys)]
+    assert len(commands) == 4 * keys
+    stats = cache.stats()
+    assert (stats["grants"], stats["commits"], stats["joins"]) == (keys, keys, keys * (waiters - 1))
+    assert not any(stats[name] for name in (*BYPASSES, "leases_lost", "unread", "breaker_opened")), stats
 
 
 def test_a_killed_holder_delays_the_others_by_its_lease(redis_server: RedisServer, namespace: str) -> None:

@@ -138,7 +138,9 @@ class AioPort:
             inbox.when_started(partial(_tell, self._loop, future))
             began = self.node.now()
             await self._until(future, self.left)
-            self.left -= self.node.now() - began
+            if not inbox.heard:  # else what it took was the loop's, not Redis's
+                self.left -= self.node.now() - began
+        self.node.ready = inbox is None or inbox.started.is_set()
 
     async def _until(self, future: "asyncio.Future[None]", seconds: float) -> None:
         handle = self._loop.call_later(max(0.0, min(seconds, _LONGEST)), _set, future)
@@ -148,9 +150,12 @@ class AioPort:
             handle.cancel()
 
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
-        links = self._loops.links(self._loop)
+        links, began = self._loops.links(self._loop), self._loop.time()
         link = links.free() or await links.link(self.left)
-        return await link.exchange(packed, replies, timeout)  # type: ignore[no-any-return]
+        out: list[Any] = await link.exchange(packed, replies, timeout)
+        # It was answered, so what it took beyond the timeout were turns of the loop, and no time of Redis.
+        self.left += max(0.0, self._loop.time() - began - timeout)
+        return out
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
         flight.on_loop = True

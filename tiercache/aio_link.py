@@ -9,14 +9,31 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, TypeVar
 
 from tiercache.remote.links import GRACE, Unanswered, allowance, is_demoted
 from tiercache.remote.resp import INCOMPLETE, MALFORMED, reader
 
+T = TypeVar("T")
 BATCH = 512  # requests in one write: more would make Redis keep other clients waiting
 LADEN = 65_536  # bytes of an unfinished reply, or not yet sent, beyond which a connection is not shared
 MOST = 4  # connections of one loop
+
+
+async def within(seconds: float, future: "asyncio.Future[T]") -> T:
+    """What a future gives, else it is cancelled: TimeoutError. A loop that was blocked meanwhile begins anew."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    try:
+        while not (await asyncio.wait({future}, timeout=deadline - loop.time()))[0]:
+            now = loop.time()
+            if now - deadline <= GRACE:
+                raise TimeoutError
+            deadline = now + seconds
+    except BaseException:
+        future.cancel()
+        raise
+    return future.result()
 
 
 class Waiting:
@@ -43,7 +60,7 @@ class LoopLink(asyncio.Protocol):
         self._limit = limit
         self._reader = reader()
         self._waiting: deque[Waiting] = deque()
-        self._unsent: list[bytes] = []  # written in the loop's next turn
+        self._unsent: list[tuple[bytes, Waiting, float]] = []  # written in the loop's next turn
         self._moved = 0  # bytes received so far
         self._head_at = 0  # how many had been when the first in the queue became the first
         self._watch: asyncio.TimerHandle | None = None  # looks for who is overdue
@@ -71,7 +88,7 @@ class LoopLink(asyncio.Protocol):
         else:
             if not self._unsent:
                 self._loop.call_soon(self._send)
-            self._unsent.append(packed)
+            self._unsent.append((packed, waiting, timeout))
         self._waiting.append(waiting)
         if self._watch is None or deadline < self._watch.when():
             self._look_at(deadline)
@@ -79,8 +96,11 @@ class LoopLink(asyncio.Protocol):
 
     def _send(self) -> None:
         batch, self._unsent = self._unsent[:BATCH], self._unsent[BATCH:]
+        now = self._loop.time()
+        for _, waiting, timeout in batch:  # a turn of the loop may take long, which is no fault of Redis
+            waiting.deadline = now + timeout
         if not self.closed:
-            self._transport.write(b"".join(batch))
+            self._transport.write(b"".join([packed for packed, _, _ in batch]))
             if self._unsent:
                 self._loop.call_soon(self._send)
 
@@ -182,8 +202,7 @@ class LoopLinks:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
             self._connecting.add_done_callback(self._connected)
         try:
-            async with asyncio.timeout(patience):
-                return await asyncio.shield(self._connecting)
+            return await within(patience, asyncio.shield(self._connecting))
         except TimeoutError:
             raise Unanswered("can't connect: timed out") from None
 
@@ -193,10 +212,9 @@ class LoopLinks:
             task.exception()  # it was told to whoever waited
 
     async def _connect(self) -> LoopLink:
-        connection, why = self._address.async_connection(self._connect_timeout), ""
+        connection, why = self._address.async_connection(), ""
         try:
-            async with asyncio.timeout(self._connect_timeout):
-                await connection.connect()
+            await within(self._connect_timeout, asyncio.ensure_future(connection.connect()))
         except Exception as error:  # besides its own and the system's: names that are none, certificates, providers
             await connection.disconnect(nowait=True)
             why = self._address.clean(f"{type(error).__name__}: {error}")

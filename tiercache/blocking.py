@@ -62,6 +62,7 @@ class BlockingPort:
             began = self.node.now()
             inbox.started.wait(self.left)
             self.left -= self.node.now() - began
+        self.node.ready = inbox is None or inbox.started.is_set()
 
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
         return self.node.links.exchange(packed, replies, timeout)  # type: ignore[no-any-return]

@@ -38,7 +38,8 @@ BATCH = 512  # keys in one write
 async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode: int = LOAD) -> Outcome:
     """The value of `key`, loaded if need be; `mode` FORCE loads whatever is cached."""
     node = port.node
-    await port.ready()
+    if not node.ready:
+        await port.ready()
     until = node.now() + policy.timeout if policy.timeout is not None else math.inf
     while True:
         verdict, *rest = node.table.probe(
@@ -116,7 +117,8 @@ async def _bypass(port: Port, key: str, loader: Loader, policy: Policy, counter:
 async def get(port: Port, key: str, policy: Policy) -> Outcome:
     """What either tier holds; AGAIN if neither does. Starts no load and waits for none."""
     node = port.node
-    await port.ready()
+    if not node.ready:
+        await port.ready()
     verdict, *rest = node.table.probe(key, node.now(), mode=READ, swr=policy.stale_while_revalidate)
     if verdict == HIT:
         return answer(rest[0]).shared()
@@ -163,7 +165,8 @@ def _ended(node: Node, flight: Flight, found: Found | None, policy: Policy, sent
 async def get_many(port: Port, keys: list[str], policy: Policy) -> dict[str, Outcome]:
     """`get` of many keys in one round trip per batch; absent keys are left out."""
     node = port.node
-    await port.ready()
+    if not node.ready:
+        await port.ready()
     found: dict[str, Outcome] = {}
     flights = []
     for key in keys:
@@ -197,7 +200,8 @@ async def _read_many(port: Port, flights: list[Flight], policy: Policy) -> list[
 async def set_many(port: Port, values: dict[str, Any], policy: Policy) -> None:
     """Replace values in both tiers, in one round trip per batch; nothing is written if one can't be encoded."""
     node = port.node
-    await port.ready()
+    if not node.ready:
+        await port.ready()
     fresh, hard = policy.ttl, policy.ttl + tail(policy)
     packed = []
     for key, value in values.items():
@@ -237,7 +241,8 @@ async def _write_batch(port: Port, batch: list[Any], policy: Policy) -> None:
 async def invalidate(port: Port, keys: list[str], soft: bool) -> None:
     """From its return on nobody gets what was loaded before, here or in any process that has heard of it."""
     node = port.node
-    await port.ready()
+    if not node.ready:
+        await port.ready()
     try:
         for start in range(0, len(keys), BATCH):
             await node.remote.invalidate(port, keys[start : start + BATCH], soft)

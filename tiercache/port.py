@@ -202,7 +202,7 @@ class Port(Protocol):
     on_loop: bool  # its flights run on an event loop
 
     async def ready(self) -> None:
-        """Return when the process can hear messages, or can't be made to in time."""
+        """Return when the process can hear messages, or can't be made to in time; `node.ready` says it is done."""
 
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
         """Send and read so many replies; raises `Unanswered`."""
@@ -253,6 +253,7 @@ class Node:
     inbox: Any = None  # a remote.inbox.Inbox, from the first call that needs Redis on
     links: Any = None  # a remote.links.Links, None without tier 2
     closed: bool = False
+    ready: bool = False  # the inbox has been tried: `Port.ready` has nothing more to wait for
 
     def __post_init__(self) -> None:
         self.failures: OrderedDict[str, Failure] = OrderedDict()
@@ -266,11 +267,13 @@ class Node:
 
     def nested(self) -> bool:
         """Does the caller stand in a loader?"""
-        return any(not flight.settled for _, flight in loading.get())
+        stack = loading.get()
+        return bool(stack) and any(not flight.settled for _, flight in stack)
 
     def reenters(self, key: str) -> bool:
         """Does the caller stand in a loader of this very key?"""
-        return any(node is self and flight.key == key and not flight.settled for node, flight in loading.get())
+        stack = loading.get()
+        return bool(stack) and any(node is self and flight.key == key and not flight.settled for node, flight in stack)
 
     def inside(self, flight: Flight) -> contextvars.Token[Any]:
         """Enter the loader of a flight; `loading.reset` leaves it."""

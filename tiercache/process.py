@@ -114,7 +114,7 @@ class Process:
             if self.node.inbox is None:
                 inbox = self._new_inbox(self._redis)
                 inbox.start()
-                self.node.inbox = inbox
+                self.node.inbox, self.node.ready = inbox, False
 
     def _new_inbox(self, redis: RedisRemote) -> Any:
         assert self._wire is not None
@@ -212,7 +212,7 @@ class Process:
             node.links.after_fork()
         if node.inbox is not None:
             node.inbox.after_fork()
-            node.inbox = None
+            node.inbox, node.ready = None, False
         node.table.cut_flights()
         if self._redis is not None:
             self._redis.process = os.urandom(16)

@@ -48,10 +48,9 @@ class Address:
         timeouts = {"socket_timeout": connect_timeout, "socket_connect_timeout": connect_timeout}
         return self._sync(**{**self._sync_arguments, **timeouts})
 
-    def async_connection(self, connect_timeout: float) -> Any:
-        """A new connection for asyncio, not yet connected."""
-        timeouts = {"socket_timeout": connect_timeout, "socket_connect_timeout": connect_timeout}
-        return self._async(**{**self._async_arguments, **timeouts})
+    def async_connection(self) -> Any:
+        """A new connection for asyncio, not yet connected; it has no timeouts of its own."""
+        return self._async(**{**self._async_arguments, "socket_timeout": None, "socket_connect_timeout": None})
 
     def clean(self, text: str) -> str:
         """What was said about a login, without its secrets: a server may quote the command that it does not know."""
