@@ -35,6 +35,10 @@ class Loops:
         self.refreshes: set[asyncio.Task[Any]] = set()  # those of them that began behind their callers
         self._closed = False
 
+    def port(self, node: Node) -> "AioPort":
+        """A port for one async call, on the running loop."""
+        return AioPort(node, self)
+
     def links(self, loop: asyncio.AbstractEventLoop) -> Any:
         links = self._links.get(loop)
         if links is None:

@@ -16,7 +16,7 @@ from tiercache.remote.resp import INCOMPLETE, MALFORMED, reader
 
 T = TypeVar("T")
 BATCH = 512  # requests in one write: more would make Redis keep other clients waiting
-LADEN = 65_536  # bytes of an unfinished reply, or not yet sent, beyond which a connection is not shared
+LADEN = 65_536  # bytes of an unfinished reply beyond which a connection is not shared
 MOST = 4  # connections of one loop
 
 
@@ -64,6 +64,7 @@ class LoopLink(asyncio.Protocol):
         self._moved = 0  # bytes received so far
         self._head_at = 0  # how many had been when the first in the queue became the first
         self._watch: asyncio.TimerHandle | None = None  # looks for who is overdue
+        self._full = False  # much is not sent yet
         self.closed = False
         # redis-py's stream objects are kept, because they close the transport when they are collected.
         self._connection = connection
@@ -73,8 +74,13 @@ class LoopLink(asyncio.Protocol):
     @property
     def laden(self) -> bool:
         """Would a small request wait behind a large one?"""
-        receiving = self._moved - self._head_at > LADEN and bool(self._waiting)
-        return receiving or self._transport.get_write_buffer_size() > LADEN
+        return self._full or (self._moved - self._head_at > LADEN and bool(self._waiting))
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
 
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
         """Send with others and read that many replies; raises Unanswered."""

@@ -85,10 +85,7 @@ class Process:
 
     def aio(self) -> "AioPort":
         """A port for one async call, on the running loop."""
-        loops = self.loops()
-        from tiercache.aio import AioPort
-
-        return AioPort(self.node, loops)
+        return self.loops().port(self.node)
 
     def loops(self) -> "Loops":
         if self._loops is None:

@@ -39,8 +39,7 @@ def look(
     if record.soft_invalid or now >= hard or now >= fresh + policy.stale_while_revalidate:
         return None, fill
     outcome = answer(value)
-    if now >= fresh:
-        outcome.stale = True
+    outcome.stale = now >= fresh
     return outcome, fill
 
 
