@@ -44,6 +44,33 @@ async def joined(cache: Cache, count: int) -> None:
     raise AssertionError("they did not join")
 
 
+def test_the_waiters_of_one_flight_end_each_in_its_own_time() -> None:
+    """Whoever waits briefly is told in time, whether he came before or after the patient ones, who get the value."""
+
+    async def main() -> None:
+        async with Cache() as cache:
+            gate = AsyncGate("value")
+            patient = [asyncio.ensure_future(cache.aget_or_load("k", gate, timeout=60))]
+            await gate.running.wait()
+            for timeout in (0.2, 60, 0.05, 0.1):
+                waiting = asyncio.ensure_future(cache.aget_or_load("k", gate, timeout=timeout))
+                if timeout == 60:
+                    patient.append(waiting)
+                    continue
+                with pytest.raises(LoadTimeout):
+                    await asyncio.wait_for(waiting, 30)
+            brief = [asyncio.ensure_future(cache.aget_or_load("k", gate, timeout=each)) for each in (0.1, 0.05, 0.15)]
+            for each in brief:
+                with pytest.raises(LoadTimeout):
+                    await asyncio.wait_for(each, 30)
+            assert not any(each.done() for each in patient)
+            gate.go.set()
+            assert await asyncio.gather(*patient) == ["value", "value"]
+            assert gate.runs == 1
+
+    asyncio.run(main())
+
+
 def test_a_refresh_by_the_caller_keeps_the_callers_timeout() -> None:
     """Its value is at hand: after `timeout` it has that, while the load goes on for the others."""
 
