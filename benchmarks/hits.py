@@ -15,23 +15,31 @@ EMPTY = "pass"
 
 @dataclass(frozen=True)
 class Hit:
-    """A hit of ours and the call that it is compared with; `awaited` are those inside a coroutine."""
+    """A hit of ours and the call that it is compared with."""
 
+    group: str
     name: str
     ours: str
     yardstick: str
-    awaited: bool = False
 
 
+YARDSTICKS = {
+    "lru('key')": "functools.lru_cache, one str",
+    "lru(42)": "functools.lru_cache, one int",
+    "lru_two(42, 'key')": "functools.lru_cache, two arguments",
+    "lru(item=42)": "functools.lru_cache, one keyword",
+    "lru_repository.find(42)": "functools.lru_cache, method",
+    "await nothing()": "an empty coroutine, awaited",
+}
 HITS = (
-    Hit("get", "cache.get('key')", "lru('key')"),
-    Hit("get_or_load, ttl=60", "cache.get_or_load('key', load, ttl=60)", "lru('key')"),
-    Hit("decorated, one int", "one(42)", "lru(42)"),
-    Hit("decorated, one str", "one('key')", "lru('key')"),
-    Hit("decorated, two arguments", "two(42, 'key')", "lru_two(42, 'key')"),
-    Hit("decorated, one keyword", "one(item=42)", "lru(item=42)"),
-    Hit("decorated method", "repository.find(42)", "lru_repository.find(42)"),
-    Hit("awaited decorated, one int", "await a_one(42)", "await a_nothing()", awaited=True),
+    Hit("hit", "`get`", "cache.get('key')", "lru('key')"),
+    Hit("hit", "`get_or_load`, `ttl=60`", "cache.get_or_load('key', load, ttl=60)", "lru('key')"),
+    Hit("hit-decorated", "decorated, one int", "one(42)", "lru(42)"),
+    Hit("hit-decorated", "decorated, one str", "one('key')", "lru('key')"),
+    Hit("hit-decorated", "decorated, two arguments", "two(42, 'key')", "lru_two(42, 'key')"),
+    Hit("hit-decorated", "decorated, one keyword", "one(item=42)", "lru(item=42)"),
+    Hit("hit-decorated", "decorated method", "repository.find(42)", "lru_repository.find(42)"),
+    Hit("hit-async", "decorated, awaited", "await a_one(42)", "await nothing()"),
 )
 
 
@@ -57,7 +65,7 @@ def names() -> dict[str, Any]:
     async def a_one(item: int) -> int:
         return item
 
-    async def a_nothing() -> None:
+    async def nothing() -> None:
         pass
 
     class Repository:
@@ -74,14 +82,14 @@ def names() -> dict[str, Any]:
         "one": one,
         "two": two,
         "a_one": a_one,
-        "a_nothing": a_nothing,
+        "nothing": nothing,
         "repository": Repository(),
         "lru": functools.lru_cache(maxsize=128)(lambda item: item),
         "lru_two": functools.lru_cache(maxsize=128)(lambda item, name: item),
         "lru_repository": LruRepository(),
     }
     for hit in HITS:
-        if not hit.awaited:
+        if hit.group != "hit-async":
             exec(f"{hit.ours}; {hit.yardstick}", found)
     asyncio.run(asyncio.wait_for(a_one(42), 10))
     return found

@@ -1,50 +1,226 @@
-"""Groups tier2 and miss: a read of Redis and a whole miss beside redis-py's GET with the same decoding."""
+"""Groups tier2 and tier2-concurrent: reads that Redis answers, beside redis-py's GET with the same decoding.
 
-from itertools import count
+Ours reads a value and its lifetime, decodes it and keeps it in tier 1; tier 1 has room for one entry here, and the
+keys are read in turn, so that it never answers.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import msgpack
 import pytest
 import redis
+import redis.asyncio
+import remote_peers
+from conftest import Row
+from peers import needed
 from redis_server import RedisServer
+from remote_peers import UNPICKLES
 
 from tiercache import Cache
 
 VALUE = {"id": 42, "name": "popular item", "price": 9.95, "tags": ["a", "b", "c"]}
+KEYS = [f"key:{number}" for number in range(64)]
+SYNC = "redis.Redis `get` and `unpackb`"
+ASYNC = "redis.asyncio `get` and `unpackb`"
+THREADS, TASKS = 16, 64
+SHARED = f"{THREADS} threads, one shared {SYNC}"
+POOLED = f"{TASKS} tasks, {ASYNC}, {TASKS} connections"
+
+Loop = asyncio.AbstractEventLoop
 
 
 @pytest.fixture
-def client(redis_server: RedisServer) -> redis.Redis:
-    client = redis_server.client()
-    client.set("plain", msgpack.packb(VALUE))
-    return client
+def cache(redis_server: RedisServer) -> Iterator[Cache]:
+    """A cache of values that are in Redis, and not in its tier 1."""
+    with Cache(redis_server.tcp_url, namespace="tier2", max_entries=1) as cache:
+        cache.set_many(dict.fromkeys(KEYS, VALUE), ttl=3600)
+        assert cache.get(KEYS[0]) == cache.get(KEYS[1]) == VALUE
+        yield cache
+        stats = cache.stats()
+        assert not any(count for name, count in stats.items() if name.startswith("bypass")), stats
 
 
-@pytest.mark.benchmark(group="tier2")
-def test_yardstick_redis_get_and_unpackb(benchmark: Any, client: redis.Redis) -> None:
-    benchmark(lambda: msgpack.unpackb(client.get("plain")))
+@pytest.fixture
+def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """redis-py, with the same values."""
+    with redis.Redis.from_url(redis_server.tcp_url) as client:
+        client.mset(dict.fromkeys(KEYS, msgpack.packb(VALUE)))
+        yield client
 
 
-@pytest.mark.benchmark(group="tier2")
-def test_tier2_hit(benchmark: Any, redis_server: RedisServer) -> None:
-    with Cache(redis_server.url, namespace="bench") as cache:
-        cache.set("key", VALUE, ttl=3600)
+def reading(get: Callable[[str], Any]) -> Callable[[int], None]:
+    """Reads n keys, one after another."""
 
-        def read() -> Any:
-            cache.table.cut("key")
-            return cache.get("key")
+    def run(times: int) -> None:
+        for _, key in zip(range(times), cycle(KEYS), strict=False):
+            get(key)
 
-        assert read() == VALUE
-        benchmark(read)
+    return run
 
 
-@pytest.mark.benchmark(group="miss")
-def test_yardstick_redis_get(benchmark: Any, client: redis.Redis) -> None:
-    benchmark(client.get, "absent")
+def awaiting(get: Callable[[str], Any], loop: Loop) -> Callable[[int], None]:
+    """The same on a loop."""
+
+    async def run(times: int) -> None:
+        for _, key in zip(range(times), cycle(KEYS), strict=False):
+            await get(key)
+
+    return lambda times: loop.run_until_complete(run(times))
 
 
-@pytest.mark.benchmark(group="miss")
-def test_leader_of_a_miss(benchmark: Any, redis_server: RedisServer) -> None:
-    with Cache(redis_server.url, namespace="bench") as cache:
-        keys = count()
-        benchmark(lambda: cache.get_or_load(f"miss{next(keys)}", int))
+def in_threads(get: Callable[[str], Any]) -> Callable[[int], None]:
+    """THREADS threads read n keys each."""
+    run = reading(get)
+
+    def all_at_once(times: int) -> None:
+        threads = [threading.Thread(target=run, args=(times,)) for _ in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return all_at_once
+
+
+def in_tasks(get: Callable[[str], Any], loop: Loop) -> Callable[[int], None]:
+    """TASKS tasks read n keys each."""
+
+    async def run(times: int, number: int) -> None:
+        for step in range(times):
+            await get(KEYS[(number + step) % len(KEYS)])
+
+    async def all_at_once(times: int) -> None:
+        await asyncio.gather(*[run(times, number) for number in range(TASKS)])
+
+    return lambda times: loop.run_until_complete(all_at_once(times))
+
+
+def plain(client: redis.Redis) -> Callable[[str], Any]:
+    return lambda key: msgpack.unpackb(client.get(key))
+
+
+@pytest.fixture
+def async_client(redis_server: RedisServer, client: redis.Redis, event_loop: Loop) -> Iterator[Callable[[str], Any]]:
+    """redis-py's asyncio client, with a connection for each task."""
+    async_client = redis.asyncio.Redis.from_url(redis_server.tcp_url, max_connections=TASKS)
+
+    async def get(key: str) -> Any:
+        return msgpack.unpackb(await async_client.get(key))
+
+    yield get
+    event_loop.run_until_complete(async_client.aclose())
+
+
+@pytest.fixture
+def aget(cache: Cache, event_loop: Loop) -> Iterator[Callable[[str], Any]]:
+    """Our read on the loop."""
+    yield cache.aget
+    event_loop.run_until_complete(cache.aclose())
+
+
+def dogpile_get(server: RedisServer) -> Callable[[str], Any]:
+    needed("dogpile.cache")
+    region = remote_peers.dogpile(server.tcp_url)
+    region.set_multi(dict.fromkeys(KEYS, VALUE))
+    return region.get  # type: ignore[no-any-return]
+
+
+@contextmanager
+def filled(peer: Any, server: RedisServer, loop: Loop) -> Iterator[Callable[[str], Any]]:
+    """The `get` of another library's asyncio cache that has the values."""
+    needed(peer.__name__)
+    cache = peer(server.tcp_url)
+    for key in KEYS:
+        loop.run_until_complete(cache.set(key, VALUE, 3600))
+    yield cache.get
+    loop.run_until_complete(cache.close())
+
+
+CPU = pytest.mark.benchmark(timer=time.process_time)
+
+
+def test_redis(row: Row, client: redis.Redis) -> None:
+    row.note("tier2", SYNC, "yardstick")
+    row.time(reading(plain(client)))
+
+
+def test_get(row: Row, cache: Cache) -> None:
+    row.note("tier2", "`get`", "ours", SYNC)
+    row.time(reading(cache.get))
+
+
+@CPU
+def test_cpu_of_redis(row: Row, client: redis.Redis) -> None:
+    row.note("tier2", f"{SYNC}, processor time", "yardstick")
+    row.time(reading(plain(client)))
+
+
+@CPU
+def test_cpu_of_get(row: Row, cache: Cache) -> None:
+    row.note("tier2", "`get`, processor time", "ours", f"{SYNC}, processor time", "of all the process's threads")
+    row.time(reading(cache.get))
+
+
+def test_dogpile(row: Row, redis_server: RedisServer) -> None:
+    row.note("tier2", "dogpile.cache, Redis, `get`", "peer", SYNC, UNPICKLES)
+    row.time(reading(dogpile_get(redis_server)))
+
+
+def test_async_redis(row: Row, async_client: Callable[[str], Any], event_loop: Loop) -> None:
+    row.note("tier2", ASYNC, "yardstick")
+    row.time(awaiting(async_client, event_loop))
+
+
+def test_aget(row: Row, aget: Callable[[str], Any], event_loop: Loop) -> None:
+    row.note("tier2", "`aget`, one at a time", "ours", ASYNC)
+    row.time(awaiting(aget, event_loop))
+
+
+@pytest.mark.parametrize(
+    ("peer", "note"),
+    [
+        pytest.param(remote_peers.cashews, UNPICKLES, id="cashews"),
+        pytest.param(remote_peers.aiocache, "JSON; no tier 1, no lifetime", id="aiocache"),
+    ],
+)
+def test_async_peer(row: Row, peer: Any, note: str, redis_server: RedisServer, event_loop: Loop) -> None:
+    row.note("tier2", f"{peer.__name__}, Redis, `get`", "peer", ASYNC, note)
+    with filled(peer, redis_server, event_loop) as get:
+        row.time(awaiting(get, event_loop))
+
+
+def test_threads_of_redis(row: Row, client: redis.Redis) -> None:
+    row.note("tier2-concurrent", SHARED, "yardstick")
+    row.time(in_threads(plain(client)), THREADS)
+
+
+def test_threads_of_get(row: Row, cache: Cache) -> None:
+    row.note("tier2-concurrent", f"{THREADS} threads, `get`", "ours", SHARED)
+    row.time(in_threads(cache.get), THREADS)
+
+
+def test_threads_of_dogpile(row: Row, redis_server: RedisServer) -> None:
+    row.note("tier2-concurrent", f"{THREADS} threads, dogpile.cache", "peer", SHARED, UNPICKLES)
+    row.time(in_threads(dogpile_get(redis_server)), THREADS)
+
+
+def test_tasks_of_redis(row: Row, async_client: Callable[[str], Any], event_loop: Loop) -> None:
+    row.note("tier2-concurrent", POOLED, "yardstick")
+    row.time(in_tasks(async_client, event_loop), TASKS)
+
+
+def test_tasks_of_aget(row: Row, aget: Callable[[str], Any], event_loop: Loop) -> None:
+    row.note("tier2-concurrent", f"{TASKS} tasks, `aget`", "ours", POOLED)
+    row.time(in_tasks(aget, event_loop), TASKS)
+
+
+def test_tasks_of_cashews(row: Row, redis_server: RedisServer, event_loop: Loop) -> None:
+    row.note("tier2-concurrent", f"{TASKS} tasks, cashews", "peer", POOLED, UNPICKLES)
+    with filled(remote_peers.cashews, redis_server, event_loop) as get:
+        row.time(in_tasks(get, event_loop), TASKS)
