@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Row
 from hits import HITS, YARDSTICKS, Hit, loop, names
 from peers import PEERS, Peer
+from rows import Row
 
 BESIDE = {"hit": "lru('key')", "hit-decorated": "lru(42)", "hit-async": "await nothing()"}  # the peers of a group
 YARDSTICK_OF = {hit.yardstick: hit.group for hit in reversed(HITS)}

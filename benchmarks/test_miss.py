@@ -9,9 +9,9 @@ import pytest
 import redis
 import redis.asyncio
 import remote_peers
-from conftest import Row
 from peers import needed
 from redis_server import RedisServer
+from rows import Row
 
 from tiercache import Cache
 
@@ -72,7 +72,7 @@ def test_get_or_load(row: Row, cache: Cache) -> None:
 
 def test_dogpile(row: Row, redis_server: RedisServer) -> None:
     needed("dogpile.cache")
-    region = remote_peers.dogpile(redis_server.tcp_url, distributed_lock=True)
+    region = remote_peers.dogpile(redis_server.tcp_url, distributed_lock=True, thread_local_lock=False, lock_timeout=60)
     row.note("miss", "dogpile.cache, distributed lock", "peer", SYNC, "a lock, but nobody is told when it ends")
     row.time(missing(lambda key: region.get_or_create(key, load)))
 

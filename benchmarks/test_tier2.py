@@ -17,10 +17,10 @@ import pytest
 import redis
 import redis.asyncio
 import remote_peers
-from conftest import Row
 from peers import needed
 from redis_server import RedisServer
 from remote_peers import UNPICKLES
+from rows import Row
 
 from tiercache import Cache
 

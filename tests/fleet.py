@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
@@ -66,70 +67,61 @@ def herd(url: str, namespace: str, pipe: Any, colour: str, callers: int, seconds
     async def aload() -> float:
         return await asyncio.to_thread(load)
 
-    waits = _threads(cache, load, callers, pipe) if colour == "threads" else _tasks(cache, aload, callers, pipe)
+    if colour == "threads":
+        waits, _ = in_threads(lambda _: cache.get_or_load("popular", load), callers, pipe)
+    else:
+        waits, _ = in_tasks(lambda _: cache.aget_or_load("popular", aload), callers, pipe, cache.aclose)
     cache.close()
     pipe.send((waits, cache.stats() | {"decoded": codec.decoded}))
 
 
-def _threads(cache: Cache, load: Any, callers: int, pipe: Any) -> list[float]:
+def in_threads(ask: Callable[[int], float], callers: int, pipe: Any) -> tuple[list[float], float]:
+    """Say "ready", wait for a word and call ask(0), ask(1), ... at once in threads of their own.
+
+    `ask` returns when the load ended. The answer is how long after it each caller went on, and the processor time.
+    """
     waits: list[float] = []
     ready, go = threading.Barrier(callers + 1), threading.Event()
 
-    def call() -> None:
+    def call(number: int) -> None:
         ready.wait()
         go.wait()
-        loaded = cache.get_or_load("popular", load)
+        loaded = ask(number)
         waits.append(time.monotonic() - loaded)
 
-    threads = [threading.Thread(target=call) for _ in range(callers)]
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(callers)]
     for thread in threads:
         thread.start()
     ready.wait()
     pipe.send("ready")
     pipe.recv()
+    before = time.process_time()
     go.set()
     for thread in threads:
         thread.join()
-    return waits
+    return waits, time.process_time() - before
 
 
-def _tasks(cache: Cache, load: Any, callers: int, pipe: Any) -> list[float]:
-    async def call() -> float:
-        loaded = await cache.aget_or_load("popular", load)
+def in_tasks(
+    ask: Callable[[int], Awaitable[float]], callers: int, pipe: Any, end: Callable[[], Awaitable[Any]]
+) -> tuple[list[float], float]:
+    """The same in tasks of one loop, which runs `end` at last."""
+
+    async def call(number: int) -> float:
+        loaded = await ask(number)
         return time.monotonic() - loaded
 
-    async def main() -> list[float]:
+    async def main() -> tuple[list[float], float]:
         await asyncio.to_thread(int)
         pipe.send("ready")
         pipe.recv()
-        waits = await asyncio.gather(*[call() for _ in range(callers)])
-        await cache.aclose()
-        return waits
+        before = time.process_time()
+        waits = await asyncio.gather(*[call(number) for number in range(callers)])
+        used = time.process_time() - before
+        await end()
+        return waits, used
 
     return asyncio.run(main())
-
-
-def bare_event(url: str, namespace: str, pipe: Any, callers: int) -> None:
-    """The yardstick of a herd of threads: so many wait on one threading.Event; send how long the last took."""
-    woken: list[float] = []
-    ready, event = threading.Barrier(callers + 1), threading.Event()
-
-    def call() -> None:
-        ready.wait()
-        event.wait()
-        woken.append(time.monotonic())
-
-    threads = [threading.Thread(target=call) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    ready.wait()
-    pipe.send("ready")
-    pipe.recv()
-    start = time.monotonic()
-    event.set()
-    for thread in threads:
-        thread.join()
-    pipe.send(max(woken) - start)
 
 
 def holder(url: str, namespace: str, pipe: Any, policy: dict[str, Any]) -> None:

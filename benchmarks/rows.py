@@ -1,0 +1,47 @@
+"""What the benchmarks note: rows, each with the yardstick that it is to be compared with."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+ROUND = 0.002  # seconds that a round of a timed call takes at least
+
+
+class Row:
+    """Notes the rows of a benchmark: `role` is ours, yardstick or peer; `against` names the yardstick's row."""
+
+    def __init__(self, benchmark: Any, quick: bool) -> None:
+        self._benchmark = benchmark
+        self._rounds = 15 if quick else 40
+        benchmark.extra_info["rows"] = []
+
+    def note(self, group: str, name: str, role: str, against: str = "", note: str = "", **found: Any) -> None:
+        """Note a row, with whatever was found."""
+        self._benchmark.group = group
+        about = {"group": group, "name": name, "role": role, "against": against, "note": note}
+        self._benchmark.extra_info["rows"].append({name: value for name, value in about.items() if value} | found)
+
+    def time(self, run: Callable[[int], Any], each: int = 1) -> None:
+        """Time run(n), which makes n times `each` calls, in rounds of at least some milliseconds."""
+        calls = _calls(run)
+        self._benchmark.pedantic(run, args=(calls,), rounds=self._rounds, warmup_rounds=1)
+        self._benchmark.extra_info["timed"] = True
+        stats = self._benchmark.stats.stats
+        stats.data = [seconds / (calls * each) for seconds in stats.data]  # a row tells of one call, not of a round
+
+    def once(self, run: Callable[[], Any]) -> Any:
+        """Run something that measures itself, and pass on what it found."""
+        return self._benchmark.pedantic(run, rounds=1)
+
+
+def _calls(run: Callable[[int], Any]) -> int:
+    calls = 1
+    while min(_seconds(run, calls) for _ in range(3)) < ROUND:
+        calls *= 2
+    return calls
+
+
+def _seconds(run: Callable[[int], Any], calls: int) -> float:
+    start = time.perf_counter()
+    run(calls)
+    return time.perf_counter() - start
