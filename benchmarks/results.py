@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import os
 import platform
 import subprocess
@@ -56,13 +57,10 @@ def collected(form: str, reports: Iterable[Path]) -> Results:
     rows: dict[tuple[str, str], Row] = {}
     for report in reports:
         for benchmark in json.loads(report.read_text(encoding="utf-8"))["benchmarks"]:
-            found = benchmark["extra_info"]["rows"]
-            if benchmark["extra_info"].get("timed"):
-                found[0]["seconds"] = benchmark["stats"]["min"]
-            for row in found:
+            for row in benchmark["extra_info"]["rows"]:
                 known = rows.setdefault((row["group"], row["name"]), row)
-                if "seconds" in row:
-                    known["seconds"] = min(known["seconds"], row["seconds"])
+                if benchmark["extra_info"].get("timed"):
+                    known["seconds"] = min(known.get("seconds", math.inf), benchmark["stats"]["min"])
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return Results(form, today, _machine(), {**_own_versions(), **versions()}, list(rows.values()))
 

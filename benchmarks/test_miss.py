@@ -18,6 +18,7 @@ from tiercache import Cache
 SYNC, ASYNC = "redis.Redis `get`", "redis.asyncio `get`"
 
 Loop = asyncio.AbstractEventLoop
+numbers = count()
 
 
 @pytest.fixture
@@ -31,22 +32,20 @@ def cache(redis_server: RedisServer) -> Iterator[Cache]:
 
 def missing(miss: Callable[[str], Any]) -> Callable[[int], None]:
     """Asks for n keys that nobody asked for before."""
-    numbers = count()
 
     def run(times: int) -> None:
         for _ in range(times):
-            miss(f"key:{next(numbers)}")
+            miss(f"missed:{next(numbers)}")
 
     return run
 
 
 def awaiting(miss: Callable[[str], Any], loop: Loop) -> Callable[[int], None]:
     """The same on a loop."""
-    numbers = count()
 
     async def run(times: int) -> None:
         for _ in range(times):
-            await miss(f"async key:{next(numbers)}")
+            await miss(f"missed:{next(numbers)}")
 
     return lambda times: loop.run_until_complete(run(times))
 
