@@ -78,11 +78,14 @@ def processor(scene: str, arm: str, peer: str, part: float) -> Judge:
 
 
 def size(limit: float) -> Judge:
-    """An entry takes at most so many bytes."""
+    """An entry takes at most so many bytes beyond its key and value."""
 
     def judge(results: Results) -> tuple[str, bool] | None:
         row = results.row("memory", "tiercache")
-        return None if row is None else (f"{row['bytes']:.0f}", row["bytes"] <= limit)
+        if row is None:
+            return None
+        few = "" if row["entries"] >= 1_000_000 else f", with {row['entries']:,} entries"
+        return f"{row['bytes']:.0f}{few}", row["bytes"] <= limit
 
     return judge
 
@@ -121,7 +124,7 @@ GOALS = (
     Goal("waking 250 threads, the last", "at most 1.0 of a threading.Event", at_most(1.0, "waking", "250 threads")),
     Goal("waking 250 tasks, the last", "at most 0.5 of a call for each", at_most(0.5, "waking", "250 tasks, asyncio")),
     Goal("... on uvloop", "at most 0.9 of a call for each", at_most(0.9, "waking", "250 tasks, uvloop")),
-    Goal("bytes per entry", "at most 96", size(96)),
+    Goal("bytes per entry, of a million", "at most 96", size(96)),
     Goal(
         f"cold herd, {FOUR_THREADS}: last waiter",
         "at most 25 ms; with fewer cores than processes also at most 1.5 of bare events",

@@ -1,5 +1,6 @@
 """The pictures of docs/performance.md: transparent SVGs whose grey text is legible on white and on black."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def ratios(results: Results) -> Any:
         )
         panel.bar_label(bars, [f"{value:.2f}" if value < 10 else f"{value:.0f}" for value in values], padding=3)
         panel.axvline(1, color=BARE, linewidth=1.2)
-        panel.set_xscale("log")
+        _log(panel)
         panel.set_title(group, loc="left")
     axes[-1].set_xlabel("times the yardstick's time (green line: functools.lru_cache, an empty coroutine); log scale")
     return figure
@@ -59,6 +60,17 @@ def ratios(results: Results) -> Any:
 def _label(row: Row) -> str:
     name = row["name"].replace("`", "")
     return f"tiercache, {name}" if row["role"] == "ours" else name
+
+
+def _log(panel: Any, ticks: Sequence[int] | None = None) -> None:
+    """A logarithmic axis with plain numbers."""
+    panel.set_xscale("log")
+    if ticks:
+        panel.set_xticks(ticks)
+    panel.xaxis.set_major_formatter(
+        lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k" if x >= 1e4 else f"{x:g}"
+    )
+    panel.xaxis.set_minor_formatter(lambda x, _: "")
 
 
 def growth(results: Results) -> Any:
@@ -74,8 +86,8 @@ def growth(results: Results) -> Any:
             xs, ys = zip(*row["points"], strict=True)
             colour = COLOURS[row["role"]]
             panel.plot(xs, [y * factor for y in ys], "o-", color=colour, label=row["line"], markersize=3, linewidth=1.2)
-        panel.set_xscale("log")
-        panel.set_ylim(bottom=0)
+        _log(panel, [x for x, _ in lines[0]["points"]])
+        panel.set_ylim(0, 1.15 * factor * max(y for row in lines for _, y in row["points"]))
         panel.set_title(unit, loc="left")
         panel.set_xlabel(curve if curve != "commands" else "processes")
         panel.legend(fontsize=7)
@@ -102,7 +114,7 @@ def herds(results: Results) -> Any:
             xs = [max(wait * 1e3, 0.05) for wait in row["course"]]
             ys = [100 * step / (len(xs) - 1) for step in range(len(xs))]
             panel.plot(xs, ys, color=COLOURS[row["role"]], label=row["arm"], linewidth=1.6)
-        panel.set_xscale("log")
+        _log(panel)
         panel.set_title(scene, loc="left")
         panel.set_xlabel("ms after the load, log scale")
         panel.set_ylabel("% answered")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from goals import GOALS
-from results import Results, Row
+from results import Results
 
 ROOT = Path(__file__).parent.parent
 PAGE, FILE, PICTURES = (
@@ -79,27 +79,17 @@ def timed(group: str) -> Callable[[Results], str]:
 
 def faster(results: Results) -> str:
     """Each case in which another cache needs less than ours for what is compared with the same yardstick."""
+    fields = dict.fromkeys(TIMED, "seconds") | {"memory": "bytes", "herd": "last"}
     lines = []
-    for field, groups in (
-        ("seconds", ("hit", "hit-decorated", "hit-async", "tier2", "tier2-concurrent", "miss")),
-        ("bytes", ("memory",)),
-        ("last", ("herd",)),
-    ):
-        for group in groups:
-            rows = results.of_group(group)
-            for ours in (row for row in rows if row["role"] == "ours"):
-                for peer in (row for row in rows if row["role"] == "peer" and row["against"] == ours["against"]):
-                    if peer[field] < ours[field]:
-                        factor = ours[field] / peer[field]
-                        note = f" ({peer['note']})" if peer.get("note") else ""
-                        lines.append(
-                            f"- {group}: {_shown(peer)}{note} needs {1 / factor:.2f} of what {_shown(ours)} needs."
-                        )
+    for group, field in fields.items():
+        rows = results.of_group(group)
+        for ours in (row for row in rows if row["role"] == "ours"):
+            peers = [row for row in rows if row["role"] == "peer" and row["against"] == ours["against"]]
+            for peer in (peer for peer in peers if peer[field] < ours[field]):
+                note = f" ({peer['note']})" if "note" in peer else ""
+                part = f"{peer[field] / ours[field]:.2f} of what tiercache's {ours['name']} needs"
+                lines.append(f"- {group}: {peer['name']}{note} needs {part}.")
     return "\n".join(lines) or "None in this run."
-
-
-def _shown(row: Row) -> str:
-    return f"tiercache's {row['name']}" if row["role"] == "ours" and row["name"] != "tiercache" else str(row["name"])
 
 
 def herd(results: Results) -> str:

@@ -29,5 +29,5 @@ def test_memory(row: Row, fill: Any, name: str, module: str, note: str, quick: b
         needed(module)
     entries = 100_000 if quick else 1_000_000
     size, pause = row.once(lambda: memory.measured(fill, entries))
-    role = "ours" if name == "tiercache" else "yardstick" if name == YARDSTICK else "peer"
+    role = "ours" if name == "tiercache" else "peer" if module else "yardstick"
     row.note("memory", name, role, YARDSTICK, note, entries=entries, bytes=size, pause=pause)
