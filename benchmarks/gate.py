@@ -59,7 +59,8 @@ def counted() -> dict[str, float]:
         profile = Path(folder, "profile")
         valgrind = [*_fixed_addresses(), "valgrind", "--tool=callgrind", "--dump-before=getppid", "--combine-dumps=yes"]
         command = [*valgrind, f"--callgrind-out-file={profile}", sys.executable, __file__, "--work"]
-        done = subprocess.run(command, env={"PYTHONHASHSEED": "0"}, capture_output=True, text=True)
+        environment = {"PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"callgrind failed:\n{done.stderr}")
         parts = [int(total) for total in re.findall(r"^totals: (\d+)$", profile.read_text(), re.M)]

@@ -1,4 +1,8 @@
-"""The goals: what must be reached, and how it is read from the results."""
+"""The goals: what must be reached, and how it is read from the results.
+
+Each function makes a goal whose `judge` gives the value to show and whether it is good enough, or None where it was
+not measured.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,64 +11,73 @@ from results import Results
 
 Judge = Callable[[Results], tuple[str, bool] | None]
 
+TIMES = "\N{MULTIPLICATION SIGN}"
+FOUR_THREADS, FOUR_TASKS, MANY_TASKS = (f"4 {TIMES} 250 threads", f"4 {TIMES} 250 tasks", f"1 {TIMES} 5,000 tasks")
+THREADS, TASKS, EVENT, FUTURES = "tiercache, threads", "tiercache, tasks", "bare threading.Event", "bare futures"
+
 
 @dataclass(frozen=True)
 class Goal:
-    """`judge` gives the value to show and whether the goal is met; None where it was not measured."""
+    """`what` must reach `must`."""
 
     what: str
     must: str
     judge: Judge
 
 
-def at_most(limit: float, group: str, name: str, field: str = "seconds") -> Judge:
-    """A row's figure is at most so many times its yardstick's."""
-
-    def judge(results: Results) -> tuple[str, bool] | None:
-        row = results.row(group, name)
-        ratio = results.ratio(row, field) if row else None
-        return None if ratio is None else (f"{ratio:.2f} \N{MULTIPLICATION SIGN}", ratio <= limit)
-
-    return judge
-
-
-def at_least(limit: float, group: str, name: str) -> Judge:
-    """A row's calls per second are at least so many times its yardstick's."""
+def at_most(what: str, limit: float, of: str, group: str, name: str) -> Goal:
+    """A row takes at most so many times its yardstick's time."""
 
     def judge(results: Results) -> tuple[str, bool] | None:
         row = results.row(group, name)
         ratio = results.ratio(row) if row else None
-        return None if ratio is None else (f"{1 / ratio:.1f} \N{MULTIPLICATION SIGN}", 1 / ratio >= limit)
+        return None if ratio is None else (f"{ratio:.2f} {TIMES}", ratio <= limit)
 
-    return judge
+    return Goal(what, f"at most {limit:.2f} of {of}", judge)
 
 
-def last_waiter(scene: str, arm: str, bare: str, limit: float | None, factor: float = 1.5) -> Judge:
-    """The last waiter is there within a time; with fewer cores than processes, or without a time, as bare ones are."""
+def at_least(what: str, limit: float, of: str, group: str, name: str) -> Goal:
+    """A row makes at least so many times its yardstick's calls per second."""
+
+    def judge(results: Results) -> tuple[str, bool] | None:
+        row = results.row(group, name)
+        ratio = results.ratio(row) if row else None
+        return None if ratio is None else (f"{1 / ratio:.1f} {TIMES}", 1 / ratio >= limit)
+
+    return Goal(what, f"at least {limit:g} {TIMES} {of}", judge)
+
+
+def last_waiter(scene: str, arm: str, bare: str, seconds: float = 0.0, factor: float = 1.5) -> Goal:
+    """The last waiter is there in time; without one, or with fewer cores than processes, as soon as bare ones are."""
 
     def judge(results: Results) -> tuple[str, bool] | None:
         ours, yardstick = results.row("herd", f"{scene}: {arm}"), results.row("herd", f"{scene}: {bare}")
         if ours is None or yardstick is None:
             return None
-        starved = results.machine["cores"] < ours["processes"] or limit is None
-        allowed = max(limit or 0.0, factor * yardstick["last"] if starved else 0.0)
+        starved = not seconds or results.machine["cores"] < ours["processes"]
+        allowed = max(seconds, factor * yardstick["last"] if starved else 0.0)
         shown = f"{ours['last'] * 1e3:.1f} ms; {bare}: {yardstick['last'] * 1e3:.1f} ms"
         return shown, ours["last"] <= allowed
 
-    return judge
+    beside = f"{factor:g} {TIMES} {bare}"
+    must = f"{seconds * 1e3:g} ms; with fewer cores than processes, or {beside}" if seconds else beside
+    return Goal(f"cold herd, {scene}: last waiter", f"at most {must}", judge)
 
 
-def commands(scene: str, arm: str, each: int) -> Judge:
-    """A herd costs so many Redis commands per process."""
+def commands(scene: str, arm: str, each: int) -> Goal:
+    """A herd whose load ends within its first lease period costs so many Redis commands per process."""
 
     def judge(results: Results) -> tuple[str, bool] | None:
         row = results.row("herd", f"{scene}: {arm}")
-        return None if row is None else (f"{row['commands']}", row["commands"] <= each * row["processes"])
+        if row is None:
+            return None
+        per_process = row["commands"] / row["processes"]
+        return f"{per_process:.2f}", per_process <= each
 
-    return judge
+    return Goal(f"cold herd, {scene}: Redis commands", f"at most {each} for each process", judge)
 
 
-def processor(scene: str, arm: str, peer: str, part: float) -> Judge:
+def processor(scene: str, arm: str, peer: str, part: int) -> Goal:
     """A herd costs at most this part of another cache's processor time, of all processes and of Redis."""
 
     def judge(results: Results) -> tuple[str, bool] | None:
@@ -72,12 +85,12 @@ def processor(scene: str, arm: str, peer: str, part: float) -> Judge:
         if ours is None or theirs is None:
             return None
         ratio = (ours["cpu"] + ours["redis_cpu"]) / (theirs["cpu"] + theirs["redis_cpu"])
-        return f"{ratio:.2f} \N{MULTIPLICATION SIGN}", ratio <= part
+        return f"{ratio:.2f} {TIMES}", ratio <= 1 / part
 
-    return judge
+    return Goal(f"cold herd, {scene}: processor time", f"at most 1/{part} of {peer}", judge)
 
 
-def size(limit: float) -> Judge:
+def size(limit: int) -> Goal:
     """An entry takes at most so many bytes beyond its key and value."""
 
     def judge(results: Results) -> tuple[str, bool] | None:
@@ -87,65 +100,35 @@ def size(limit: float) -> Judge:
         few = "" if row["entries"] >= 1_000_000 else f", with {row['entries']:,} entries"
         return f"{row['bytes']:.0f}{few}", row["bytes"] <= limit
 
-    return judge
+    return Goal("bytes per entry, of a million", f"at most {limit}", judge)
 
 
-FOUR_THREADS, FOUR_TASKS = (f"4 \N{MULTIPLICATION SIGN} 250 {colour}" for colour in ("threads", "tasks"))
-MANY_TASKS = "1 \N{MULTIPLICATION SIGN} 5,000 tasks"
-THREADS, TASKS, EVENT, FUTURES = "tiercache, threads", "tiercache, tasks", "bare threading.Event", "bare futures"
+LRU, GET, ASYNC = "functools.lru_cache", "`redis.Redis`", "`redis.asyncio`"
 
 GOALS = (
-    Goal("`get`, a hit", "at most 0.75 of lru_cache", at_most(0.75, "hit", "`get`")),
-    Goal(
-        "`get_or_load(..., ttl=60)`, a hit",
-        "at most 0.85 of lru_cache",
-        at_most(0.85, "hit", "`get_or_load`, `ttl=60`"),
-    ),
-    Goal("decorated, one int", "at most 0.65 of lru_cache", at_most(0.65, "hit-decorated", "decorated, one int")),
-    Goal("... one str", "at most 0.65 of lru_cache", at_most(0.65, "hit-decorated", "decorated, one str")),
-    Goal("... two arguments", "at most 0.60 of lru_cache", at_most(0.60, "hit-decorated", "decorated, two arguments")),
-    Goal("... one keyword", "at most 0.35 of lru_cache", at_most(0.35, "hit-decorated", "decorated, one keyword")),
-    Goal("... a method", "at most 0.50 of lru_cache", at_most(0.50, "hit-decorated", "decorated method")),
-    Goal("decorated, awaited", "at most 1.0 of an empty coroutine", at_most(1.0, "hit-async", "decorated, awaited")),
-    Goal("a tier-2 hit", "at most 0.80 of `Redis.get` and `unpackb`", at_most(0.80, "tier2", "`get`")),
-    Goal("... its processor time", "at most 0.60 of the same", at_most(0.60, "tier2", "`get`, processor time")),
-    Goal(
-        "tier 2, 16 threads: throughput",
-        "at least 3 of a shared `redis.Redis`",
-        at_least(3, "tier2-concurrent", "16 threads, `get`"),
-    ),
-    Goal(
-        "tier 2, 64 tasks: throughput",
-        "at least 5 of `redis.asyncio`",
-        at_least(5, "tier2-concurrent", "64 tasks, `aget`"),
-    ),
-    Goal("one async tier-2 read", "at most 1.0 of `redis.asyncio`", at_most(1.0, "tier2", "`aget`, one at a time")),
-    Goal("a miss whose load takes no time", "at most 4 of `Redis.get`", at_most(4, "miss", "`get_or_load`")),
-    Goal("waking 250 threads, the last", "at most 1.0 of a threading.Event", at_most(1.0, "waking", "250 threads")),
-    Goal("waking 250 tasks, the last", "at most 0.5 of a call for each", at_most(0.5, "waking", "250 tasks, asyncio")),
-    Goal("... on uvloop", "at most 0.9 of a call for each", at_most(0.9, "waking", "250 tasks, uvloop")),
-    Goal("bytes per entry, of a million", "at most 96", size(96)),
-    Goal(
-        f"cold herd, {FOUR_THREADS}: last waiter",
-        "at most 25 ms; with fewer cores than processes also at most 1.5 of bare events",
-        last_waiter(FOUR_THREADS, THREADS, EVENT, 0.025),
-    ),
-    Goal(
-        f"cold herd, {FOUR_TASKS}: last waiter",
-        "at most 8 ms; with fewer cores than processes also at most 1.5 of bare futures",
-        last_waiter(FOUR_TASKS, TASKS, FUTURES, 0.008),
-    ),
-    Goal("... Redis commands, threads", "at most 16: 4 for each process", commands(FOUR_THREADS, THREADS, 4)),
-    Goal("... Redis commands, tasks", "at most 16: 4 for each process", commands(FOUR_TASKS, TASKS, 4)),
-    Goal(
-        "... processor time, threads",
-        "at most 1/3 of dogpile.cache",
-        processor(FOUR_THREADS, THREADS, "dogpile.cache", 1 / 3),
-    ),
-    Goal("... processor time, tasks", "at most 1/3 of cashews", processor(FOUR_TASKS, TASKS, "cashews", 1 / 3)),
-    Goal(
-        "5,000 tasks, one key: last waiter",
-        "at most 1.5 of bare futures",
-        last_waiter(MANY_TASKS, TASKS, FUTURES, None),
-    ),
+    at_most("`get`, a hit", 0.75, LRU, "hit", "`get`"),
+    at_most("`get_or_load(..., ttl=60)`, a hit", 0.85, LRU, "hit", "`get_or_load`, `ttl=60`"),
+    at_most("decorated, one int", 0.65, LRU, "hit-decorated", "decorated, one int"),
+    at_most("decorated, one str", 0.65, LRU, "hit-decorated", "decorated, one str"),
+    at_most("decorated, two arguments", 0.60, LRU, "hit-decorated", "decorated, two arguments"),
+    at_most("decorated, one keyword", 0.35, LRU, "hit-decorated", "decorated, one keyword"),
+    at_most("decorated method", 0.50, LRU, "hit-decorated", "decorated method"),
+    at_most("decorated, awaited", 1.0, "an empty coroutine", "hit-async", "decorated, awaited"),
+    at_most("a tier-2 hit", 0.80, f"{GET} and `unpackb`", "tier2", "`get`"),
+    at_most("a tier-2 hit, processor time", 0.60, f"{GET} and `unpackb`", "tier2", "`get`, processor time"),
+    at_least("tier 2, 16 threads: throughput", 3, f"a shared {GET}", "tier2-concurrent", "16 threads, `get`"),
+    at_least("tier 2, 64 tasks: throughput", 5, ASYNC, "tier2-concurrent", "64 tasks, `aget`"),
+    at_most("one async tier-2 read", 1.0, ASYNC, "tier2", "`aget`, one at a time"),
+    at_most("a miss whose load takes no time", 4, f"{GET} `get`", "miss", "`get_or_load`"),
+    at_most("waking 250 threads, the last", 1.0, "a threading.Event", "waking", "250 threads"),
+    at_most("waking 250 tasks, the last", 0.5, "a call for each", "waking", "250 tasks, asyncio"),
+    at_most("waking 250 tasks on uvloop, the last", 0.9, "a call for each", "waking", "250 tasks, uvloop"),
+    size(96),
+    last_waiter(FOUR_THREADS, THREADS, EVENT, 0.025),
+    last_waiter(FOUR_TASKS, TASKS, FUTURES, 0.008),
+    commands(FOUR_THREADS, THREADS, 4),
+    commands(FOUR_TASKS, TASKS, 4),
+    processor(FOUR_THREADS, THREADS, "dogpile.cache", 3),
+    processor(FOUR_TASKS, TASKS, "cashews", 3),
+    last_waiter(MANY_TASKS, TASKS, FUTURES),
 )

@@ -9,11 +9,12 @@ import matplotlib
 matplotlib.use("svg")
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 from results import Results, Row
 
 OURS, BARE, PEER, GREY = "#e07b1a", "#2e9e77", "#8a8fd6", "#808080"
 COLOURS = {"ours": OURS, "yardstick": BARE, "peer": PEER}
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tiercache",
     "font.size": 9,
@@ -41,7 +42,7 @@ def ratios(results: Results) -> Any:
     groups = ("hit", "hit-decorated", "hit-async")
     rows = [[row for row in results.of_group(group) if results.ratio(row) is not None] for group in groups]
     heights = [max(len(each), 1) for each in rows]
-    size = {"figsize": (7.5, 0.26 * sum(heights) + 1.2), "height_ratios": heights}
+    size: Any = {"figsize": (7.5, 0.26 * sum(heights) + 1.2), "height_ratios": heights}
     figure, axes = plt.subplots(3, 1, sharex=True, layout="constrained", **size)
     for panel, group, of_group in zip(axes, groups, rows, strict=True):
         of_group.sort(key=lambda row: results.ratio(row) or 0.0, reverse=True)
@@ -115,6 +116,7 @@ def herds(results: Results) -> Any:
             ys = [100 * step / (len(xs) - 1) for step in range(len(xs))]
             panel.plot(xs, ys, color=COLOURS[row["role"]], label=row["arm"], linewidth=1.6)
         _log(panel)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         panel.set_title(scene, loc="left")
         panel.set_xlabel("ms after the load, log scale")
         panel.set_ylabel("% answered")

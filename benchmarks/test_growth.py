@@ -108,7 +108,7 @@ def test_processes(row: Row, redis_server: RedisServer, quick: bool) -> None:
         seconds = [member.hear(120) for member in members]
         for member in members:
             member.end()
-        return sum(seconds) / number
+        return float(sum(seconds) / number)
 
     points = row.once(lambda: [(number, turn(number)) for number in processes(quick)])
     note(row, "processes", "tiercache", points, "processor seconds per hit")

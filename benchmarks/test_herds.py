@@ -35,7 +35,12 @@ def test_herd(row: Row, scene: Scene, turns: int, redis_server: RedisServer, qui
     found = row.once(lambda: {arm: summary(each) for arm, each in take_turns(redis_server, arms, scene, turns).items()})
     for arm in arms:
         role = "ours" if arm.startswith("tiercache") else "yardstick" if arm.startswith("bare") else "peer"
-        size = {"scene": str(scene), "processes": scene.processes, "keys": scene.keys, "turns": max(turns, 1)}
+        size: dict[str, Any] = {
+            "scene": str(scene),
+            "processes": scene.processes,
+            "keys": scene.keys,
+            "turns": max(turns, 1),
+        }
         row.note("herd", f"{scene}: {arm}", role, f"{scene}: {arms[1]}", arm=arm, **size, **found[arm])
     if len(arms) < 3:
         pytest.skip("no peer is installed (extra bench)")

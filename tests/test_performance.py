@@ -70,7 +70,7 @@ def test_the_writer_shows_what_it_is_given(tmp_path: Path) -> None:
     assert "| **tiercache, `get`** | 30.0 ns | 0.75 of functools.lru_cache, one str |  |" in text
     assert "| fast peer | 20.0 ns | 0.50 of functools.lru_cache, one str | no ttl |" in text
     assert "- hit: fast peer (no ttl) needs 0.67 of what tiercache's `get` needs." in text
-    assert "| `get`, a hit | at most 0.75 of lru_cache | 0.75 \N{MULTIPLICATION SIGN} | yes |" in text
+    assert "| `get`, a hit | at most 0.75 of functools.lru_cache | 0.75 \N{MULTIPLICATION SIGN} | yes |" in text
     assert "| 97 | **no** |" in text
     assert "| not measured | - |" in text
     assert report.written(text, results) == text
