@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "workers": "",
     "local": "",
     "policy": "errors",
+    "loaded": "errors policy",
     "faults": "",
     "extensions": "errors faults",
     "codec": "errors extensions faults",
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "alone": "errors policy port record",
     "remote": "codec errors policy port record",
     "reading": "errors local policy port record",
-    "leader": "errors local policy port reading record",
+    "leader": "errors loaded local policy port reading record",
     "flow": "errors leader local policy port reading record",
     "blocking": "errors local policy port remote workers",
     "aio_link": "errors remote",
@@ -44,11 +45,11 @@ MAY_IMPORT = {
     "aio": "errors local policy port remote wire workers",
     "decorator": "errors keys local policy port",
     "process": "aio aio_link alone blocking errors local policy port remote values wire workers",
-    "cache": "aio blocking codec decorator errors flow keys local policy port process remote settings signing values "
-    "wire",
+    "cache": "aio blocking codec decorator errors flow keys loaded local policy port process remote settings signing "
+    "values wire",
     "testing": "cache local record remote",
     "contrib": "blocking cache errors policy port reading remote signing",
-    "__init__": "cache codec errors policy",
+    "__init__": "cache codec errors loaded policy",
     "cli": "__init__",
 }
 LAZILY = {"aio", "aio_link"}  # imported inside functions alone: a sync program never loads it
@@ -57,7 +58,7 @@ ONLY_IN = {
     "asyncio": "aio aio_link cli contrib",
     "pytest": "testing",
 }
-PURE = ("flow", "leader", "reading", "policy", "keys", "record", "errors")
+PURE = ("flow", "leader", "loaded", "reading", "policy", "keys", "record", "errors")
 IMPURE = names(
     "time random secrets io os socket select ssl threading _thread queue signal multiprocessing concurrent asyncio "
     "sched subprocess"

@@ -10,6 +10,7 @@ from tiercache import (
     Cache,
     CacheClosed,
     CodecError,
+    Loaded,
     LoadFailed,
     LoadTimeout,
     MsgpackCodec,
@@ -57,6 +58,26 @@ async def fetch_text(name: str, size: int) -> str:
 text = cache.cached("text:{name}:{size}")(fetch_text)
 
 
+@cache.cached
+def get_token(name: str) -> Loaded[str]:
+    return Loaded(name, ttl=5, stale_if_error=0)
+
+
+@cache.cached("word:{name}")
+def get_word(name: str) -> str | Loaded[str | None] | None:
+    return name or Loaded(None, cache=False)
+
+
+@cache.cached("token:{name}")
+async def fetch_token(name: str) -> Loaded[str]:
+    return Loaded(name, ttl=5)
+
+
+@cache.cached
+async def fetch_word(name: str) -> str | Loaded[str]:
+    return Loaded(name, cache=False) if name else "none"
+
+
 def functions() -> None:
     assert_type(get_item(42), Item)
     assert_type(get_item(item_id=42, language="fr"), Item)
@@ -65,6 +86,9 @@ def functions() -> None:
     assert_type(get_item.__wrapped__(42), Item)
     get_item.invalidate(42, language="fr")
     assert_type(get_page("me"), list[str])
+    assert_type(get_token("a"), str)
+    assert_type(get_token.refresh("a"), str)
+    assert_type(get_word("a"), str | None)
     assert [item.name for item in map(get_item, (1, 2))] == ["en", "en"]
 
 
@@ -81,6 +105,9 @@ async def coroutine_functions() -> None:
     item, page = await asyncio.gather(fetch_item(1), text("a", 3))
     assert_type(item, Item | None)
     assert_type(page, str)
+    assert_type(await fetch_token("a"), str)
+    assert_type(await fetch_word("a"), str)
+    await asyncio.create_task(fetch_word(""))
 
 
 # Methods.
@@ -169,11 +196,21 @@ async def aload() -> Item:
     return Item(1, "loaded")
 
 
+def load_token() -> Loaded[str]:
+    return Loaded("loaded", ttl=5)
+
+
+def load_word() -> str | Loaded[str]:
+    return Loaded("loaded", cache=False)
+
+
 def sync_calls() -> None:
     assert_type(cache.get_or_load("k", load), Item)
     assert_type(cache.get_or_load("number", lambda: 1, ttl=60, copy=True, jitter=0), int)
     assert_type(cache.get_or_load("partial", partial(len, "abc")), int)
     assert_type(cache.refresh("k", load), Item)
+    assert_type(cache.refresh("token", load_token), str)
+    assert_type(cache.refresh("word", load_word), str)
     maybe = cache.get("k")
     assert maybe is not None
     assert cache.get("absent", 7) == 7
@@ -192,7 +229,9 @@ async def async_calls() -> None:
     assert_type(await cache.aget_or_load("k", load), Item)
     assert_type(await cache.aget_or_load("partial", partial(fetch_text, "a", 3)), str)
     assert_type(await asyncio.create_task(cache.aget_or_load("k", aload)), Item)
-    await cache.arefresh("k", aload)
+    assert_type(await cache.arefresh("k", aload), Item)
+    assert_type(await cache.arefresh("token", load_token), str)
+    assert_type(await cache.arefresh("token", partial(fetch_token.__wrapped__, "a")), str)
     await cache.aget("k", None)
     await cache.aset("k", 1, ttl=60)
     await cache.aset_many({"a": 1})

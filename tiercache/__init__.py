@@ -12,6 +12,7 @@ from tiercache.errors import (
     RemoteUnavailable,
     TierCacheError,
 )
+from tiercache.loaded import Loaded
 from tiercache.policy import Policy
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __all__ = [
     "CodecError",
     "LoadFailed",
     "LoadTimeout",
+    "Loaded",
     "MsgpackCodec",
     "Policy",
     "PolicyError",

@@ -15,6 +15,7 @@ from tiercache.codec import Codec, MsgpackCodec
 from tiercache.decorator import Decorators
 from tiercache.errors import RemoteUnavailable
 from tiercache.keys import check_key
+from tiercache.loaded import Loaded
 from tiercache.local.face import Face, monotonic
 from tiercache.local.table import Mode, Table
 from tiercache.policy import Policy
@@ -170,19 +171,35 @@ class Cache(Face, Decorators):
     def _shown_many(self, wires: dict[str, str], found: dict[str, Outcome]) -> dict[str, Any]:
         return {wires[key]: self._shown(outcome, None) for key, outcome in found.items() if outcome.error is None}
 
-    def refresh(self, key: str, loader: Callable[[], T], *, ttl: float | None = None, **policy: Any) -> T:
+    @overload
+    def refresh(self, key: str, loader: Callable[[], Loaded[T]], *, ttl: float | None = None, **policy: Any) -> T: ...
+    @overload
+    def refresh(
+        self, key: str, loader: Callable[[], T | Loaded[T]], *, ttl: float | None = None, **policy: Any
+    ) -> T: ...
+    def refresh(self, key: str, loader: Callable[[], Any], *, ttl: float | None = None, **policy: Any) -> Any:
         """Load now, under the lease, whatever is cached; every process gets the new value, and so does the caller.
 
         If somebody is loading the key already, this waits for that load. Raises what the loader raises.
         """
-        return self._load(key, loader, self._derive(ttl, policy), FORCE)  # type: ignore[no-any-return]
+        return self._load(key, loader, self._derive(ttl, policy), FORCE)
 
     @overload
     async def arefresh(
-        self, key: str, loader: Callable[[], Awaitable[T]], *, ttl: float | None = None, **policy: Any
+        self, key: str, loader: Callable[[], Awaitable[Loaded[T]]], *, ttl: float | None = None, **policy: Any
     ) -> T: ...
     @overload
-    async def arefresh(self, key: str, loader: Callable[[], T], *, ttl: float | None = None, **policy: Any) -> T: ...
+    async def arefresh(
+        self, key: str, loader: Callable[[], Awaitable[T | Loaded[T]]], *, ttl: float | None = None, **policy: Any
+    ) -> T: ...
+    @overload
+    async def arefresh(
+        self, key: str, loader: Callable[[], Loaded[T]], *, ttl: float | None = None, **policy: Any
+    ) -> T: ...
+    @overload
+    async def arefresh(
+        self, key: str, loader: Callable[[], T | Loaded[T]], *, ttl: float | None = None, **policy: Any
+    ) -> T: ...
     async def arefresh(self, key: str, loader: Callable[[], Any], *, ttl: float | None = None, **policy: Any) -> Any:
         """Awaitable `refresh`."""
         return await self._aload(key, loader, self._derive(ttl, policy), FORCE)

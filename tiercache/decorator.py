@@ -18,6 +18,7 @@ from tiercache.port import is_async
 
 if TYPE_CHECKING:
     from tiercache.cache import Cache
+    from tiercache.loaded import Loaded
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -274,9 +275,15 @@ class Decorators:
     """The `cached` method of a cache."""
 
     @overload
-    def cached(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> CachedCoroutineFunction[P, T]: ...
+    def cached(self, function: Callable[P, Coroutine[Any, Any, "Loaded[T]"]], /) -> CachedCoroutineFunction[P, T]: ...
     @overload
-    def cached(self, function: Callable[P, T], /) -> CachedFunction[P, T]: ...
+    def cached(
+        self, function: Callable[P, Coroutine[Any, Any, "T | Loaded[T]"]], /
+    ) -> CachedCoroutineFunction[P, T]: ...
+    @overload
+    def cached(self, function: Callable[P, "Loaded[T]"], /) -> CachedFunction[P, T]: ...
+    @overload
+    def cached(self, function: Callable[P, "T | Loaded[T]"], /) -> CachedFunction[P, T]: ...
     @overload
     def cached(
         self,
@@ -330,9 +337,15 @@ class Decorator:
         self._copies = cache._derive(None, policy).copy
 
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> CachedCoroutineFunction[P, T]: ...
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, "Loaded[T]"]]) -> CachedCoroutineFunction[P, T]: ...
     @overload
-    def __call__(self, function: Callable[P, T]) -> CachedFunction[P, T]: ...
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, "T | Loaded[T]"]]
+    ) -> CachedCoroutineFunction[P, T]: ...
+    @overload
+    def __call__(self, function: Callable[P, "Loaded[T]"]) -> CachedFunction[P, T]: ...
+    @overload
+    def __call__(self, function: Callable[P, "T | Loaded[T]"]) -> CachedFunction[P, T]: ...
     def __call__(self, function: Any) -> Any:
         _check_function(function)
         maker = KeyMaker(function, self._template, key=self._key, ignore=self._ignore, version=self._version)

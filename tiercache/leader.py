@@ -20,7 +20,8 @@ import math
 from collections.abc import Coroutine
 from typing import Any
 
-from tiercache.errors import CacheClosed, CodecError, LoadFailed, LoadTimeout
+from tiercache.errors import CacheClosed, CodecError, LoadFailed, LoadTimeout, PolicyError
+from tiercache.loaded import Loaded
 from tiercache.local.flight import Flight
 from tiercache.local.table import Mode, Raises, Verdict
 from tiercache.policy import Policy
@@ -84,6 +85,7 @@ class Leader:
         self.quiet = 0.0  # seconds for which an old value is served without asking again
         self.serves_read = False  # the outcome is a record that was read, not a value that was loaded
         self.private = False  # the outcome is for the leader's own caller alone
+        self.keeps = True  # the loader did not say otherwise
         seen = flight.seen
         self.old = self.node.softened.get(self.key)
         if seen is not None:
@@ -330,13 +332,22 @@ class Leader:
         self.node.count("loads")
         self.node.timer.hold(lease, self.policy.max_load, self.overdue)
         try:
-            return await self.port.load(self.loader, self.flight, self.policy)
+            outcome = await self.port.load(self.loader, self.flight, self.policy)
         finally:
             self.node.timer.drop(lease)
+        return self._unwrapped(outcome, outcome.value) if isinstance(outcome.value, Loaded) else outcome
+
+    def _unwrapped(self, outcome: Outcome, loaded: Loaded[Any]) -> Outcome:
+        try:
+            self.policy = loaded.rules(self.key, self.policy)
+        except PolicyError as error:
+            return Outcome(error=error)
+        self.keeps = loaded.cache
+        return Outcome(loaded.value)
 
     async def _commit(self, value: Any, delta: float) -> tuple[Outcome, Fill | None]:
-        node, policy = self.node, self.policy
-        fresh, hard = lifetimes(value, policy, node.draw())
+        node = self.node
+        fresh, hard = self._lifetimes(value)
         if self.lease.lost:
             return answer(value), None
         record, size = None, 0
@@ -347,7 +358,7 @@ class Leader:
                 return await self._load_failed(error)
         sent, epoch = node.now(), node.table.stamp()
         try:
-            kept = await node.remote.commit(self.port, self.lease, record, self.flight.mode == FORCE)
+            kept = await node.remote.commit(self.port, self.lease, record, self.flight.mode == FORCE and hard > 0)
         except RemoteDown:
             kept, epoch = True, 0  # it may be stored or not: the next read asks Redis
             node.timer.abandon(self.lease)
@@ -409,7 +420,7 @@ class Leader:
         if error is None:
             return loaded, None
         value = loaded.value if loaded.error is None else Raises(loaded.error)
-        fresh, hard = lifetimes(value, policy, node.draw())
+        fresh, hard = self._lifetimes(value)
         lasted = node.now() - started
         return loaded, self._fill(value, 0, started, fresh, hard, lasted, epoch, b"") if hard else None
 
@@ -428,6 +439,16 @@ class Leader:
         previous = self.old.delta if self.old is not None else 0.0
         return max(last, 0.3 * last + 0.7 * previous)
 
+    def _lifetimes(self, value: Any) -> tuple[float, float]:
+        # Fresh and hard, in seconds, of a loaded value: jittered, or that of a negative answer; 0: not kept.
+        policy = self.policy
+        if not self.keeps:
+            return 0.0, 0.0
+        if isinstance(value, Raises) or value is None:
+            return policy.negative_ttl, policy.negative_ttl
+        fresh = policy.ttl * (1 - policy.jitter * self.node.draw())
+        return fresh, fresh + tail(policy)
+
     def _fill(
         self, value: Any, size: int, sent: float, fresh: float, hard: float, delta: float, epoch: int, id: bytes
     ) -> Fill:
@@ -435,12 +456,4 @@ class Leader:
         node, policy = self.node, self.policy
         verify = sent + policy.local_ttl if node.remote.shared else math.inf
         weight = node.weigh(value, size)
-        return value, sent + fresh, sent + hard, verify, clamp(delta, policy), policy.beta, epoch, id, weight
-
-
-def lifetimes(value: Any, policy: Policy, draw: float) -> tuple[float, float]:
-    """Fresh and hard lifetime of a loaded value, in seconds: jittered, or that of a negative answer."""
-    if isinstance(value, Raises) or value is None:
-        return policy.negative_ttl, policy.negative_ttl
-    fresh = policy.ttl * (1 - policy.jitter * draw)
-    return fresh, fresh + tail(policy)
+        return value, sent + fresh, sent + hard, verify, clamp(delta, policy.ttl), policy.beta, epoch, id, weight

@@ -33,7 +33,7 @@ def look(
         size = node.weigh(value, size)
     hard = sent + found.remaining
     fresh = min(hard, hard - (record.hard_ms - record.fresh_ms) / 1000)
-    delta = clamp(record.delta_ms / 1000, policy)
+    delta = clamp(record.delta_ms / 1000, record.fresh_ms / 1000)
     fill = (value, fresh, hard, sent + policy.local_ttl, delta, policy.beta, epoch, record.id, size)
     now = node.now()
     if record.soft_invalid or now >= hard or now >= fresh + policy.stale_while_revalidate:
@@ -56,9 +56,9 @@ def open_record(node: Node, key: str, record: Record, policy: Policy, kept: Any 
         return None
 
 
-def clamp(delta: float, policy: Policy) -> float:
-    """A load time as XFetch uses it: at least 1 ms, at most a quarter of the ttl."""
-    return min(max(delta, 0.001), policy.ttl / 4)
+def clamp(delta: float, ttl: float) -> float:
+    """A load time as XFetch uses it: at least 1 ms, at most a quarter of the value's own ttl."""
+    return min(max(delta, 0.001), ttl / 4)
 
 
 def unverified(node: Node, old: Any, policy: Policy) -> Outcome | None:

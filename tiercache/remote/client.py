@@ -121,9 +121,11 @@ class RedisRemote:
         """Store a record (hard lifetime 0: only tell the waiters). False: the lease was lost, nothing is stored."""
         assert record is not None
         packed = record.pack()
-        inline = len(packed) <= max(c.INLINE, self._push_bytes)
+        pushed = len(packed) <= (self._push_bytes if record.hard_ms else max(c.UNKEPT, self._push_bytes))
+        inline = pushed or len(packed) <= c.INLINE
         keys = self._keys(lease)
-        commands: list[c.Command] = [] if inline else [("SET", keys[3], packed, "PX", _ms(lease.seconds))]
+        staged = not inline and record.hard_ms
+        commands: list[c.Command] = [("SET", keys[3], packed, "PX", _ms(lease.seconds))] if staged else []
         commands.append(
             c.evalsha(
                 c.COMMIT,
@@ -132,7 +134,7 @@ class RedisRemote:
                 lease.attempt,
                 packed if inline else b"",
                 record.hard_ms,
-                int(len(packed) <= self._push_bytes),
+                int(pushed),
                 lease.key,
                 1000,
                 self.names.invalidations if announce else "",

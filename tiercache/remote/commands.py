@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 Command: TypeAlias = tuple[bytes | str | int, ...]
 
+UNKEPT = 2**20  # bytes of a record that is not to be stored: up to here the message alone brings it to who waits
 INLINE = 4096  # larger records stay out of Lua: they are staged by SET and renamed by the script
 _LONGEST = 200
 
