@@ -205,10 +205,10 @@ MUTANTS = [
         "the join of a local flight is not bounded by nested_wait",
         "flow.py",
         """\
-    patience = policy.nested_wait if brief else policy.max_load + 2 * node.call_budget
+    limit = min(ends.until, now + (policy.nested_wait if brief else policy.max_load + 2 * node.call_budget))
 """,
         """\
-    patience = policy.max_load + 2 * node.call_budget
+    limit = min(ends.until, now + policy.max_load + 2 * node.call_budget)
 """,
         seed=2311,
     ),
@@ -255,10 +255,10 @@ MUTANTS = [
         "the wait for a lease has no end",
         "leader.py",
         """\
-        limit = min(again_at, self.until, give_up)
+        limit = min(again_at, self.ends.until, give_up, max(now, soft))
 """,
         """\
-        limit = min(self.until, give_up)
+        limit = min(self.ends.until, give_up, max(now, soft))
 """,
         seed=348,
     ),
@@ -338,7 +338,7 @@ MUTANTS = [
         "the last caller to leave cancels nothing",
         "aio.py",
         """\
-        if policy.on_abandon == "cancel":
+        if policy.on_abandon == "cancel" and policy.soft_timeout is None:
             flight.cancel = partial(self._abandon, task)
 """,
         "",
@@ -407,8 +407,8 @@ MUTANTS = [
     Mutant(
         "a refresh by the caller knows no timeout",
         "flow.py",
-        "        outcome = await _join(port, flight, loader, policy, until)\n    return answer(value)",
-        "        outcome = await _join(port, flight, loader, policy, math.inf)\n    return answer(value)",
+        "        outcome = await _join(port, flight, loader, policy, ends)\n    return answer(value)",
+        "        outcome = await _join(port, flight, loader, policy, PATIENT)\n    return answer(value)",
         caught_by="tests/test_aio.py::test_a_refresh_by_the_caller_keeps_the_callers_timeout",
     ),
     Mutant(

@@ -28,6 +28,7 @@ RANGES = {
     "lease": r"\[0\.1, 60\]",
     "max_load": ABOVE_0,
     "timeout": ABOVE_0,
+    "soft_timeout": ABOVE_0,
     "nested_wait": ABOVE_0,
     "error_backoff": ABOVE_0,
     "error_backoff_max": ABOVE_0,
@@ -44,6 +45,7 @@ DEFAULTS = {
     "lease": 3,
     "max_load": 60,
     "timeout": None,
+    "soft_timeout": None,
     "nested_wait": 1,
     "on_abandon": "cancel",
     "error_backoff": 0.1,
@@ -94,9 +96,9 @@ def test_a_field_that_is_no_number_is_a_policy_error(field: str, value: Any) -> 
         Policy(**{field: value})
 
 
-@pytest.mark.parametrize("field", RANGES.keys() - {"timeout", "stale_if_error", "negative_ttl", "ttl"})
+@pytest.mark.parametrize("field", RANGES.keys() - {"timeout", "soft_timeout", "stale_if_error", "negative_ttl", "ttl"})
 def test_none_is_no_number(field: str) -> None:
-    """Only timeout, and the fields that follow ttl, may be None."""
+    """Only the timeouts, and the fields that follow ttl, may be None."""
     with pytest.raises(PolicyError, match=f"^{field}=None: .*, not NoneType$"):
         Policy(**{field: None})
 

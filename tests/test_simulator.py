@@ -51,7 +51,15 @@ def test_the_histories_meet_everything() -> None:
         for member in run.members:
             met.update({name: n for name, n in member.cache.stats().items() if n})
         met["interrupted"] += any(act.what == "call" and act.args[3].ends == "interrupt" for act in found.acts)
-    rare = {"bypass_loop", "undecodable", "evictions", "refreshes_skipped", "dead_wakers", "bytes"}
+    rare = {
+        "bypass_loop",
+        "undecodable",
+        "evictions",
+        "refreshes_skipped",
+        "soft_timeouts_skipped",
+        "dead_wakers",
+        "bytes",
+    }
     wanted = {
         "good", "chaos", "lasting", "down", "crash", "call", "invalidate", "write", "join", "fork", "pause",
         "cut_inbox", "cut_off", "lose", "slow", "evict", "restart_redis", "script_flush", "fill_up", "interrupted",

@@ -108,6 +108,7 @@ class SteppedPort:
     """A port whose every method hands a Pause to the machine."""
 
     on_loop = False
+    in_frame = True
 
     def __init__(self, machine: "Flows", process: "Host") -> None:
         self.machine, self.process, self.node = machine, process, process.node
@@ -137,9 +138,12 @@ class SteppedPort:
     async def wait(self, slot: Slot, seconds: float) -> Message | None:
         return await stand_still(Waiting(slot, self.node.now(), seconds))
 
-    def spawn(self, flight: Flight, fly: Fly) -> None:
+    def spawn(self, flight: Flight, fly: Fly) -> bool:
         self.process.flights.append(flight)
-        self.machine.begin(self.process, "refresh behind", fly(SteppedPort(self.machine, self.process)))
+        port = SteppedPort(self.machine, self.process)
+        port.in_frame = False
+        self.machine.begin(self.process, "refresh behind", fly(port))
+        return True
 
     def stop(self) -> None:
         pass

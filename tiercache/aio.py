@@ -127,6 +127,7 @@ class AioPort:
     """One async call's view of the world."""
 
     on_loop = True
+    in_frame = False
 
     def __init__(self, node: Node, loops: Loops) -> None:
         self.node = node
@@ -164,7 +165,7 @@ class AioPort:
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
         flight.on_loop = True
         self._task = task = self._start(flight, fly, self.left)
-        if policy.on_abandon == "cancel":
+        if policy.on_abandon == "cancel" and policy.soft_timeout is None:
             flight.cancel = partial(self._abandon, task)
         return None
 
@@ -182,7 +183,7 @@ class AioPort:
 
     def _ended(self, flight: Flight, task: "asyncio.Task[Any]") -> None:
         self._loops.tasks.discard(task)
-        self.node.leading.pop(flight, None)  # it may have been cancelled before it began
+        self.node.leaders.pop(flight, None)  # it may have been cancelled before it began
         self.node.table.settle(flight, AGAIN)
         if not task.cancelled():
             task.exception()
@@ -256,11 +257,12 @@ class AioPort:
             await self._until(future, seconds)
         return slot.messages[-1] if slot.messages else None
 
-    def spawn(self, flight: Flight, fly: Fly) -> None:
+    def spawn(self, flight: Flight, fly: Fly) -> bool:
         flight.on_loop = True
         task = self._start(flight, fly, self.node.call_budget)
         self._loops.refreshes.add(task)
         task.add_done_callback(self._loops.refreshes.discard)
+        return True
 
     def stop(self) -> None:
         if self._task is not None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tiercache.local.flight import Flight
 from tiercache.policy import Policy
-from tiercache.port import AGAIN, Fly, Loader, Message, Node, Outcome, Slot, loading
+from tiercache.port import Fly, Loader, Message, Node, Outcome, Slot, loading
 from tiercache.workers import Workers
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class BlockingPort:
         self.node = node
         self.left = node.call_budget
         self._refreshers = refreshers
-        self._behind = behind  # it runs a refresh, outside its caller's frame
+        self.in_frame = not behind
 
     async def ready(self) -> None:
         inbox = self.node.inbox
@@ -82,7 +82,7 @@ class BlockingPort:
     async def load(self, loader: Loader, flight: Flight, policy: Policy) -> Outcome:
         entered = self.node.inside(flight)
         try:
-            with self.node.around_load() if self._behind else nullcontext():
+            with nullcontext() if self.in_frame else self.node.around_load():
                 value = loader()
         except Exception as error:
             return Outcome(error=error)
@@ -105,12 +105,10 @@ class BlockingPort:
             event.wait(max(0.0, min(seconds, _LONGEST)))
         return slot.messages[-1] if slot.messages else None
 
-    def spawn(self, flight: Flight, fly: Fly) -> None:
+    def spawn(self, flight: Flight, fly: Fly) -> bool:
         context = contextvars.copy_context()
         port = BlockingPort(self.node, self._refreshers, behind=True)
-        if not self._refreshers.submit(lambda: context.run(run, fly(port)), queue_up=False):
-            self.node.count("refreshes_skipped")
-            self.node.table.settle(flight, AGAIN)
+        return self._refreshers.submit(lambda: context.run(run, fly(port)), queue_up=False)
 
     def stop(self) -> None:
         pass  # a thread can't be stopped: its own caller gets the value when it comes

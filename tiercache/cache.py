@@ -36,8 +36,8 @@ COUNTERS = (
     "hits_local", "hits_remote", "misses", "loads", "load_failures", "early_refreshes", "stale_served", "joins",
     "waits", "grants", "busy", "cooldowns", "commits", "commit_rejected", "leases_lost", "bypass_nested",
     "bypass_loop", "bypass_breaker", "bypass_unanswered", "bypass_refused", "epochs", "evictions", "breaker_opened",
-    "undecodable", "unread", "unverified_served", "refreshes_skipped", "loads_overdue", "loads_abandoned",
-    "dead_wakers", "entries", "bytes",
+    "undecodable", "unread", "unverified_served", "refreshes_skipped", "soft_timeouts_skipped", "loads_overdue",
+    "loads_abandoned", "dead_wakers", "entries", "bytes",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from tiercache.errors import LoadTimeout, ReentrantLoadError
-from tiercache.leader import Leader, late, tail
+from tiercache.leader import PATIENT, Deadlines, Leader, behind, late, meanwhile, tail
 from tiercache.local.flight import Flight
 from tiercache.local.table import Mode, Verdict
 from tiercache.policy import Policy
@@ -40,7 +40,7 @@ async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode
     node = port.node
     if not node.ready:
         await port.ready()
-    until = node.now() + policy.timeout if policy.timeout is not None else math.inf
+    ends = _deadlines(node, policy, mode)
     while True:
         verdict, *rest = node.table.probe(
             key, node.now(), node.draw(), policy.stale_while_revalidate, policy.beta, mode
@@ -49,7 +49,7 @@ async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode
             return answer(rest[0]).shared()
         flight = rest[-1]
         if verdict == DUE:
-            return await _due(port, flight, rest[0], loader, policy, until)
+            return await _due(port, flight, rest[0], loader, policy, ends)
         if node.reenters(key):
             if verdict == LEAD:
                 node.table.settle(flight, AGAIN)
@@ -61,28 +61,41 @@ async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode
         outcome = None
         if verdict == LEAD:
             flight.on_loop = port.on_loop
-            leader = Leader(port, flight, loader, policy, until)
+            leader = Leader(port, flight, loader, policy, ends)
             # A read ends with its caller, who keeps nobody waiting that way; a load outlives him.
             outcome = await leader.look_up() or await port.lead(flight, leader.flies_at, policy)
         if outcome is None:
-            outcome = await _join(port, flight, loader, policy, until, mode)
+            outcome = await _join(port, flight, loader, policy, ends, mode)
+        if verdict == LEAD and outcome is AGAIN:
+            ends = ends._replace(soft=math.inf)  # what interrupts the loader shall reach this caller's frame
         if outcome is not AGAIN:
             return outcome
 
 
-async def _due(port: Port, flight: Flight, value: Any, loader: Loader, policy: Policy, until: float) -> Outcome:
+def _deadlines(node: Node, policy: Policy, mode: int) -> Deadlines:
+    if policy.timeout is None and policy.soft_timeout is None:
+        return PATIENT
+    now = node.now()
+    until = math.inf if policy.timeout is None else now + policy.timeout
+    soft = math.inf if policy.soft_timeout is None or mode == FORCE else now + policy.soft_timeout
+    return Deadlines(until, soft)
+
+
+async def _due(port: Port, flight: Flight, value: Any, loader: Loader, policy: Policy, ends: Deadlines) -> Outcome:
     """Serve the value and refresh it behind, or first, where the policy says so."""
     fly = Leader(port, flight, loader, policy).flies_at
     if policy.refresh == "background":
-        port.spawn(flight, fly)
+        behind(port, flight, fly)
         return answer(value).shared()
     outcome = await port.lead(flight, fly, policy)
     if outcome is None:
-        outcome = await _join(port, flight, loader, policy, until)
+        outcome = await _join(port, flight, loader, policy, ends)
     return answer(value).shared() if outcome is AGAIN or isinstance(outcome.error, LoadTimeout) else outcome
 
 
-async def _join(port: Port, flight: Flight, loader: Loader, policy: Policy, until: float, mode: int = LOAD) -> Outcome:
+async def _join(
+    port: Port, flight: Flight, loader: Loader, policy: Policy, ends: Deadlines, mode: int = LOAD
+) -> Outcome:
     """Wait for somebody else's flight, but not for ever; AGAIN if it was no load, and `mode` wants one."""
     node = port.node
     if flight.on_loop and port.blocks_a_loop():
@@ -90,14 +103,21 @@ async def _join(port: Port, flight: Flight, loader: Loader, policy: Policy, unti
     now = node.now()
     # A load is given up max_load after it began, which may be some Redis time after this call did.
     brief = node.nested() or port.blocks_a_loop()
-    patience = policy.nested_wait if brief else policy.max_load + 2 * node.call_budget
-    late_first = until - now <= patience
-    outcome = await port.join(flight, until - now if late_first else patience)
+    limit = min(ends.until, now + (policy.nested_wait if brief else policy.max_load + 2 * node.call_budget))
+    outcome = None
+    if ends.soft < limit:
+        for seconds in (ends.soft - now, node.call_budget):  # Redis may not have been asked yet
+            outcome = await port.join(flight, min(seconds, limit - node.now()))
+            if outcome is not None:
+                break
+            if (old := meanwhile(node, flight, policy)) is not None:
+                return old.shared()
+    if outcome is None:
+        outcome = await port.join(flight, limit - node.now())
     if outcome is not None:
         return outcome.shared() if mode == LOAD or flight.mode in (LOAD, FORCE) else AGAIN
-    if late_first:
-        leader = node.leading.get(flight)  # knows what Redis still has; what tier 1 has may be invalid since
-        return late(node, leader.old if leader is not None else flight.seen, flight.key, policy)
+    if limit == ends.until:
+        return late(node, flight, policy)
     return await _bypass(port, flight.key, loader, policy, "bypass_nested")
 
 

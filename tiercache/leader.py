@@ -17,8 +17,9 @@ This file is longer than others because these states share one state, and are re
 
 import logging
 import math
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 from tiercache.errors import CacheClosed, CodecError, LoadFailed, LoadTimeout, PolicyError
 from tiercache.loaded import Loaded
@@ -30,6 +31,7 @@ from tiercache.port import (
     Busy,
     Cooldown,
     Fill,
+    Fly,
     Found,
     Granted,
     Hit,
@@ -58,24 +60,73 @@ def tail(policy: Policy) -> float:
     return max(policy.stale_while_revalidate, policy.stale_if_error)
 
 
-def late(node: Node, old: Any, key: str, policy: Policy) -> Outcome:
-    """For a caller whose patience ended: an old value if there is one, else LoadTimeout."""
-    usable = old is not None and not isinstance(old.value, Raises)
-    if usable and node.now() < min(old.hard, old.fresh + tail(policy)):
-        node.count("stale_served")
-        return Outcome(old.value, stale=True)
+class Deadlines(NamedTuple):
+    """When a caller's patience ends: for good, and where an old value may serve."""
+
+    until: float = math.inf
+    soft: float = math.inf
+
+
+PATIENT = Deadlines()
+
+
+def late(node: Node, flight: Flight, policy: Policy) -> Outcome:
+    """For a caller whose `timeout` passed: an old value if there is one, else LoadTimeout."""
+    old = _old(node, flight)
+    if old is not None and _serves(node, old, policy):
+        return _stale(node, old)
     return Outcome(
-        error=LoadTimeout(f"no value of {key!r} within the timeout ({policy.timeout:g} s): its load still runs")
+        error=LoadTimeout(f"no value of {flight.key!r} within the timeout ({policy.timeout:g} s): its load still runs")
     )
+
+
+def meanwhile(node: Node, flight: Flight, policy: Policy) -> Outcome | None:
+    """For a caller whose `soft_timeout` passed: an old value that Redis does not deny, if there is one."""
+    leader = node.leaders.get(flight)
+    if leader is None or flight.cut or not leader.may_leave():
+        return None
+    return _stale(node, leader.old)
+
+
+def _old(node: Node, flight: Flight) -> Old | None:
+    # What the flight's leader knows of; what tier 1 has may be invalid since. What was fenced meanwhile is over.
+    if flight.cut:
+        return None
+    leader = node.leaders.get(flight)
+    if leader is not None:
+        return leader.old  # type: ignore[no-any-return]
+    return None if flight.seen is None else Old.of(flight.seen)
+
+
+def _serves(node: Node, old: Old, policy: Policy) -> bool:
+    return not isinstance(old.value, Raises) and node.now() < min(old.hard, old.fresh + tail(policy))
+
+
+def _stale(node: Node, old: Old) -> Outcome:
+    stale = old.soft_invalid or node.now() >= old.fresh  # else it was to be refreshed early
+    node.count("stale_served", int(stale))
+    return Outcome(old.value, stale=stale)
+
+
+def behind(port: Port, flight: Flight, fly: Fly) -> None:
+    """Let a refresh run behind its caller, or leave it to a later call where nobody is free to run it."""
+    if not port.spawn(flight, fly):
+        port.node.count("refreshes_skipped")
+        port.node.table.settle(flight, AGAIN)
+
+
+Ending: TypeAlias = tuple[Outcome, Fill | None]
+Loading: TypeAlias = Callable[[], Coroutine[Any, Any, Ending]]
+HANDED_OVER: Ending = (Outcome(), None)  # a refresh thread goes on with the flight, and settles it
 
 
 class Leader:
     """Takes one flight from its start to its settlement."""
 
     def __init__(
-        self, port: Port, flight: Flight, loader: Loader | None, policy: Policy, until: float = math.inf
+        self, port: Port, flight: Flight, loader: Loader | None, policy: Policy, ends: Deadlines = PATIENT
     ) -> None:
-        self.port, self.flight, self.loader, self.policy, self.until = port, flight, loader, policy, until
+        self.port, self.flight, self.loader, self.policy, self.ends = port, flight, loader, policy, ends
         self.node = port.node
         self.key = flight.key
         self.lease = Lease(self.key, self.node.token(), policy.lease)
@@ -89,13 +140,13 @@ class Leader:
         seen = flight.seen
         self.old = self.node.softened.get(self.key)
         if seen is not None:
-            self.old = Old(seen.value, seen.fresh, seen.hard, seen.delta, None)
+            self.old = Old.of(seen)
         if flight.early and seen is not None:
             self.known = seen.id
         if flight.mode == FORCE:
             self.node.table.writing(flight, self.lease.id)
 
-    async def flies_at(self, port: Port) -> Outcome:
+    async def flies_at(self, port: Port) -> Outcome | None:
         """`fly`, at another port: a refresh runs on a thread or task of its own."""
         self.port = port
         return await self.fly()
@@ -104,15 +155,13 @@ class Leader:
         """Settle the flight, if no load is needed for that; None: it still flies."""
         return await self._to_its_end(self._look_up())
 
-    async def fly(self) -> Outcome:
-        """Run the flight; whatever happens, it is settled once."""
-        outcome = await self._to_its_end(self._resolve())
-        assert outcome is not None
-        return outcome
+    async def fly(self) -> Outcome | None:
+        """Run the flight; whatever happens, it is settled once. None: a thread goes on with it."""
+        return await self._to_its_end(self._resolve())
 
-    async def _to_its_end(self, steps: Coroutine[Any, Any, tuple[Outcome, Fill | None] | None]) -> Outcome | None:
-        leading, table = self.node.leading, self.node.table
-        leading[self.flight] = self
+    async def _to_its_end(self, steps: Coroutine[Any, Any, Ending | None]) -> Outcome | None:
+        leaders, table = self.node.leaders, self.node.table
+        leaders[self.flight] = self
         try:
             ended = await steps
         except Exception as error:
@@ -120,13 +169,13 @@ class Leader:
             ended = Outcome(error=error), None
             self._abandon()
         except BaseException:  # cancelled, interrupted, a loop that closes: others elect again
-            leading.pop(self.flight, None)
+            leaders.pop(self.flight, None)
             table.settle(self.flight, AGAIN)
             self._abandon()
             raise
-        if ended is None:
+        if ended is None or ended is HANDED_OVER:
             return None
-        leading.pop(self.flight, None)
+        leaders.pop(self.flight, None)
         outcome, fill = ended
         if fill is None:
             self._rest()  # before the next caller can start another refresh
@@ -153,10 +202,29 @@ class Leader:
             self.key, node.now(), node.draw(), policy.stale_while_revalidate, policy.beta, VERIFY
         )
         if verdict == DUE:
-            behind = Leader(self.port, rest[-1], self.loader, policy)
-            self.port.spawn(behind.flight, behind.flies_at)
+            leader = Leader(self.port, rest[-1], self.loader, policy)
+            behind(self.port, leader.flight, leader.flies_at)
 
-    async def _resolve(self) -> tuple[Outcome, Fill | None]:
+    def may_leave(self) -> bool:
+        """Is there an old value for callers who wait no longer than `soft_timeout`?"""
+        old = self.old
+        return self.looked and old is not None and not old.soft_invalid and _serves(self.node, old, self.policy)
+
+    def _hands_over(self, load: Loading) -> bool:
+        """Shall a thread run the load, so that its caller can leave with an old value after `soft_timeout`?"""
+        if not (self.ends.soft < math.inf and self.port.in_frame and self.policy.refresh == "background"):
+            return False
+        if not self.may_leave():
+            return False
+        handed = self.port.spawn(self.flight, partial(self._goes_on, load))
+        self.node.count("soft_timeouts_skipped", int(not handed))
+        return handed
+
+    async def _goes_on(self, load: Loading, port: Port) -> Outcome | None:
+        self.port = port
+        return await self._to_its_end(load())
+
+    async def _resolve(self) -> Ending:
         ended = await self._look_up()
         if ended is not None:
             return ended
@@ -165,7 +233,7 @@ class Leader:
         self.node.count("misses", 0 if self.flight.early else 1)
         return await self._elect()
 
-    async def _look_up(self) -> tuple[Outcome, Fill | None] | None:
+    async def _look_up(self) -> Ending | None:
         failure = self.node.failure(self.key)
         if failure is not None:
             self.quiet = failure.until - self.node.now()
@@ -174,10 +242,10 @@ class Leader:
             return outcome.shared(), fill
         if self.looked:
             return None
-        self.looked = True
         try:
             read = await self.read()
         except (RemoteDown, RemoteRefused) as error:
+            self.looked = True
             kept = unverified(self.node, self.old, self.policy) if self.flight.mode != FORCE else None
             if kept is None:
                 self.down = error
@@ -190,26 +258,29 @@ class Leader:
 
     # Reading.
 
-    async def read(self, accept: bool = False) -> tuple[Outcome, Fill | None] | None:
+    async def read(self, accept: bool = False) -> Ending | None:
         """What Redis holds, if it may be served; else None, and `known` and `old` say what was seen."""
         sent, epoch = self.node.now(), self.node.table.stamp()
         found = await self.node.remote.read(self.port, self.key)
         return self.take(found, sent, epoch, accept or self.flight.mode != FORCE)
 
-    def take(self, found: Found, sent: float, epoch: int, accept: bool = True) -> tuple[Outcome, Fill | None] | None:
+    def take(self, found: Found, sent: float, epoch: int, accept: bool = True) -> Ending | None:
         """The outcome and fill of a record that was read or pushed, if it may be served."""
+        self.looked = True
         self.old, self.known = None, found.record.id if found.record is not None else b""
         outcome, fill = look(self.node, self.flight, found, self.policy, sent, epoch)
         if outcome is not None and accept:
             self.serves_read = True
             return outcome, fill
         if found.record is not None and fill is not None:
-            self.old = Old(fill[0], *fill[1:3], fill[4], None if found.record.soft_invalid else fill)
+            value, fresh, hard, _, delta, *_ = fill
+            soft_invalid = found.record.soft_invalid
+            self.old = Old(value, fresh, hard, delta, None if soft_invalid else fill, soft_invalid)
         return None
 
     # Electing.
 
-    async def _elect(self) -> tuple[Outcome, Fill | None]:
+    async def _elect(self) -> Ending:
         slots = self.node.slots  # the same to the end, also in a child that a loader forks
         slot = None if self.flight.early else slots.open(self.key)
         brief = self.node.nested() or self.port.blocks_a_loop()  # two processes may wait for each other
@@ -226,7 +297,7 @@ class Leader:
             if slot is not None:
                 slots.close(slot)
 
-    async def _ask(self, slot: Slot | None, give_up: float) -> tuple[Outcome, Fill | None] | None:
+    async def _ask(self, slot: Slot | None, give_up: float) -> Ending | None:
         """One election and what follows from it; None: elect again."""
         node = self.node
         if slot is not None:
@@ -243,7 +314,7 @@ class Leader:
         match reply:
             case Granted():
                 node.count("grants")
-                return await self._load()
+                return HANDED_OVER if self._hands_over(self._load) else await self._load()
             case Hit():
                 return await self._again(self.read(accept=True))
             case Cooldown():
@@ -257,35 +328,37 @@ class Leader:
                 node.count("busy")
                 return await self._wait(slot, reply, sent, epoch, give_up)
 
-    async def _again(self, reading: Any) -> tuple[Outcome, Fill | None] | None:
+    async def _again(self, reading: Any) -> Ending | None:
         try:
             return await reading  # type: ignore[no-any-return]
         except (RemoteDown, RemoteRefused) as error:
             return await self._bypass(error)
 
-    async def _wait(
-        self, slot: Slot | None, busy: Busy, sent: float, epoch: int, give_up: float
-    ) -> tuple[Outcome, Fill | None] | None:
+    async def _wait(self, slot: Slot | None, busy: Busy, sent: float, epoch: int, give_up: float) -> Ending | None:
         assert slot is not None
         node, now = self.node, self.node.now()
         if node.timer.holds(busy.holder) and self.port.blocks_a_loop():
             return await self._bypass(None, "bypass_loop")
         again_at = now + busy.left + 0.1 + 0.2 * node.draw()
-        limit = min(again_at, self.until, give_up)
+        soft = self.ends.soft if self.port.in_frame else math.inf  # else the caller only joins this flight
+        limit = min(again_at, self.ends.until, give_up, max(now, soft))
         node.count("waits")
         message = await self.port.wait(slot, limit - now)
         if message is not None:
             return await self._heard(slot, message, busy.holder, sent, epoch)
         if limit == again_at:
             return None
-        if limit == self.until:
+        if limit == max(now, soft):
+            self.ends = self.ends._replace(soft=math.inf)
+            outcome = meanwhile(node, self.flight, self.policy)
+            self.private = outcome is not None
+            return None if outcome is None else (outcome, None)
+        if limit == self.ends.until:
             self.private = True
-            return late(node, self.old, self.key, self.policy), None
+            return late(node, self.flight, self.policy), None
         return await self._bypass(None, "bypass_nested")
 
-    async def _heard(
-        self, slot: Slot, message: Message, holder: bytes, sent: float, epoch: int
-    ) -> tuple[Outcome, Fill | None] | None:
+    async def _heard(self, slot: Slot, message: Message, holder: bytes, sent: float, epoch: int) -> Ending | None:
         if message.kind == "epoch":
             slot.clear()
             message_after = await self.port.wait(slot, 0.05 * self.node.draw())  # not all processes at once
@@ -307,7 +380,7 @@ class Leader:
         # It was waited for longer than it lives. By this clock it may be over, but Redis knows what it has left.
         return await self._again(self.read(accept=True))
 
-    async def _cooldown(self, reply: Cooldown) -> tuple[Outcome, Fill | None]:
+    async def _cooldown(self, reply: Cooldown) -> Ending:
         self.quiet = reply.left
         if reply.reason == "unstored":  # the last value could not be stored: waiting in line would help nobody
             return (AGAIN, None) if self.flight.early else await self._bypass(None, "bypass_refused")
@@ -315,7 +388,7 @@ class Leader:
 
     # Loading.
 
-    async def _load(self) -> tuple[Outcome, Fill | None]:
+    async def _load(self) -> Ending:
         node, policy, lease = self.node, self.policy, self.lease
         started = node.now()
         loaded = await self.run_loader(lease)
@@ -345,7 +418,7 @@ class Leader:
         self.keeps = loaded.cache
         return Outcome(loaded.value)
 
-    async def _commit(self, value: Any, delta: float) -> tuple[Outcome, Fill | None]:
+    async def _commit(self, value: Any, delta: float) -> Ending:
         node = self.node
         fresh, hard = self._lifetimes(value)
         if self.lease.lost:
@@ -373,7 +446,7 @@ class Leader:
             return answer(value), None
         return answer(value), self._fill(value, size, sent, fresh, hard, delta, epoch, self.lease.id)
 
-    async def _load_failed(self, error: BaseException) -> tuple[Outcome, Fill | None]:
+    async def _load_failed(self, error: BaseException) -> Ending:
         node, policy = self.node, self.policy
         node.count("load_failures")
         try:
@@ -391,7 +464,7 @@ class Leader:
         # What was fenced says nothing of the loads that come after the fence, and its old value is over.
         return not self.flight.cut and self.node.failed(self.key, error, pause, self.old)
 
-    def _failed(self, error: BaseException) -> tuple[Outcome, Fill | None]:
+    def _failed(self, error: BaseException) -> Ending:
         # Stale-if-error, else the error.
         old, now = self.old, self.node.now()
         if old is not None and self.flight.mode != FORCE and now < min(old.hard, old.fresh + tail(self.policy)):
@@ -401,9 +474,11 @@ class Leader:
             return outcome, old.fill
         return Outcome(error=error), None
 
-    async def _bypass(self, error: Exception | None, counter: str = "") -> tuple[Outcome, Fill | None]:
+    async def _bypass(self, error: Exception | None, counter: str = "") -> Ending:
         """Load without a lease, under the local flight; what comes is kept here at most, and unverified."""
         node, policy = self.node, self.policy
+        if self._hands_over(lambda: self._bypass(error, counter)):
+            return HANDED_OVER
         if not counter:
             broken = "bypass_breaker" if node.remote.remaining() else "bypass_unanswered"
             counter = "bypass_refused" if isinstance(error, RemoteRefused) else broken

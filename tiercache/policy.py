@@ -31,6 +31,7 @@ class Policy:
     local_ttl: how long this process believes its copy before it looks at Redis again.
     lease: lifetime of the fleet-wide right to load, renewed while the loader runs. max_load: a load that takes
     longer is given up. timeout: how long a caller waits for somebody else's load (None: as long as it takes).
+    soft_timeout: how long a caller who may have a stale value waits for a new one (None: as long as for any).
     nested_wait: the same inside a loader. on_abandon: what happens to a load whose callers all left.
     error_backoff, error_backoff_max: pause after a failed load, doubling with each failure.
     refresh: who runs an early refresh. copy: hand each caller its own copy of the value.
@@ -49,6 +50,7 @@ class Policy:
     lease: float = 3.0
     max_load: float = 60.0
     timeout: float | None = None
+    soft_timeout: float | None = None
     nested_wait: float = 1.0
     on_abandon: Literal["cancel", "finish"] = "cancel"
     error_backoff: float = 0.1
@@ -67,8 +69,9 @@ class Policy:
             put(self, name, min(self.ttl, 60.0))
         for name, interval in _RANGES.items():
             put(self, name, seconds(name, getattr(self, name), interval))
-        if self.timeout is not None:
-            put(self, "timeout", seconds("timeout", self.timeout))
+        for name in ("timeout", "soft_timeout"):
+            if getattr(self, name) is not None:
+                put(self, name, seconds(name, getattr(self, name)))
         if self.max_load < self.lease:
             raise PolicyError(f"max_load={self.max_load!r}: must be at least lease ({self.lease!r})")
         one_of("on_abandon", self.on_abandon, ("cancel", "finish"))

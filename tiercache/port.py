@@ -14,6 +14,7 @@ from types import FunctionType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from tiercache.local.flight import Flight
+from tiercache.local.store import Entry
 from tiercache.local.table import Raises, Table
 from tiercache.policy import Policy
 from tiercache.record import Record
@@ -153,12 +154,20 @@ class Remote(Protocol):
 
 
 class Old:
-    """An older value that may still serve, with its monotonic ends."""
+    """An older value that may still serve, with its monotonic ends; a soft-invalid one when a load fails, only."""
 
-    __slots__ = ("delta", "fill", "fresh", "hard", "value")
+    __slots__ = ("delta", "fill", "fresh", "hard", "soft_invalid", "value")
 
-    def __init__(self, value: Any, fresh: float, hard: float, delta: float, fill: Any) -> None:
-        self.value, self.fresh, self.hard, self.delta, self.fill = value, fresh, hard, delta, fill
+    def __init__(
+        self, value: Any, fresh: float, hard: float, delta: float, fill: Any = None, soft_invalid: bool = False
+    ) -> None:
+        self.value, self.fresh, self.hard, self.delta = value, fresh, hard, delta
+        self.fill, self.soft_invalid = fill, soft_invalid
+
+    @classmethod
+    def of(cls, entry: Entry, soft_invalid: bool = False) -> "Old":
+        """What stands in tier 1."""
+        return cls(entry.value, entry.fresh, entry.hard, entry.delta, soft_invalid=soft_invalid)
 
 
 class Slot:
@@ -191,7 +200,7 @@ class Failure(NamedTuple):
     old: Old | None  # what may still serve
 
 
-Fly: TypeAlias = Callable[["Port"], Coroutine[Any, Any, Outcome]]
+Fly: TypeAlias = Callable[["Port"], Coroutine[Any, Any, Outcome | None]]
 
 
 class Port(Protocol):
@@ -200,6 +209,7 @@ class Port(Protocol):
     node: "Node"
     left: float
     on_loop: bool  # its flights run on an event loop
+    in_frame: bool  # the flights that it leads run in their caller's frame, who can't leave before they end
 
     async def ready(self) -> None:
         """Return when the process can hear messages, or can't be made to in time; `node.ready` says it is done."""
@@ -209,7 +219,7 @@ class Port(Protocol):
         ...
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
-        """Run a flight here, or start it beside the caller and return None."""
+        """Run a flight here, or start it beside the caller and return None: it is to be joined."""
 
     async def join(self, flight: Flight, seconds: float) -> Outcome | None:
         """The outcome of somebody's flight, None if it takes longer."""
@@ -221,8 +231,9 @@ class Port(Protocol):
     async def wait(self, slot: Slot, seconds: float) -> Message | None:
         """The first message on a slot, None if none comes in time."""
 
-    def spawn(self, flight: Flight, fly: Fly) -> None:
-        """Run a refresh behind its caller; settle its flight at once where nobody is free to run it."""
+    def spawn(self, flight: Flight, fly: Fly) -> bool:
+        """Run a flight behind its caller. False where nobody is free to run it."""
+        ...
 
     def stop(self) -> None:
         """End a load that has lasted too long, if it can be ended; from any thread."""
@@ -257,8 +268,8 @@ class Node:
 
     def __post_init__(self) -> None:
         self.failures: OrderedDict[str, Failure] = OrderedDict()
-        self.leading: dict[Flight, Any] = {}  # a leader.Leader for each flight that is under way
         self.softened: OrderedDict[str, Old] = OrderedDict()  # without tier 2: kept for stale-if-error only
+        self.leaders: dict[Flight, Any] = {}  # a leader.Leader for each flight that is under way
         self.count = self.table.count
 
     def listens(self) -> bool:
@@ -301,7 +312,7 @@ class Node:
         self.table.cut(key, id)
         self.succeeded(key)
         if entry is not None:
-            _keep(self.softened, key, Old(entry.value, entry.fresh, entry.hard, entry.delta, None))
+            _keep(self.softened, key, Old.of(entry, soft_invalid=True))
 
 
 def _keep(kept: OrderedDict[str, Any], key: str, value: Any) -> None:

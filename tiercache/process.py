@@ -200,7 +200,7 @@ class Process:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         node.timer.after_fork()
-        node.slots, node.leading = Slots(), {}
+        node.slots = Slots()
         for workers in (self._refreshers, self._loaders):
             workers.after_fork()
         if self._loops is not None:
@@ -211,6 +211,7 @@ class Process:
             node.inbox.after_fork()
             node.inbox, node.ready = None, False
         node.table.cut_flights()
+        node.leaders.clear()
         if self._redis is not None:
             self._redis.process = os.urandom(16)
             node.table.cut_all(verified=False)

@@ -67,6 +67,7 @@ def history(seed: int) -> History:
         lease=lease,
         max_load=600.0 if kind == "lasting" else rng.choice((4.0, 60.0)),
         timeout=rng.choice((None, None, None, 0.2)) if kind != "lasting" else None,
+        soft_timeout=Random(f"soft {seed}").choice((None,) * 5 + (0.001, 0.02, 0.2)),  # leaves the rest as it was
         on_abandon=rng.choice(("cancel", "cancel", "finish")),
         refresh=rng.choice(("background", "background", "caller")),
         error_backoff=rng.choice((0.1, 1.0)),

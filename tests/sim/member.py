@@ -59,9 +59,12 @@ class TaskPort(AioPort):
     def __init__(self, member: "Member") -> None:
         super().__init__(member.cache._process.node, member.cache._process.loops())
         self.member = member
+        self.own: Flight | None = None  # that it leads, or has joined already
 
     async def join(self, flight: Flight, seconds: float) -> Outcome | None:
-        self.member.joins(self._task, flight)
+        if flight is not self.own:
+            self.member.joins(self._task, flight)
+        self.own = flight
         return await super().join(flight, seconds)
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
@@ -73,9 +76,11 @@ class ThreadPort(TaskPort):
     """A thread, as far as a coroutine can be one: its loads run in the caller, and nobody cancels them."""
 
     on_loop = False
+    in_frame = True
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
         self.member.leads(flight)
+        self.own = flight
         return await fly(self)
 
     async def load(self, loader: Loader, flight: Flight, policy: Policy) -> Outcome:
@@ -87,8 +92,11 @@ class ThreadPort(TaskPort):
         finally:
             loading.reset(entered)
 
-    def spawn(self, flight: Flight, fly: Fly) -> None:
-        self.member.start(self.member.thread(), fly(ThreadPort(self.member)))
+    def spawn(self, flight: Flight, fly: Fly) -> bool:
+        port = ThreadPort(self.member)
+        port.in_frame = False
+        self.member.start(self.member.thread(), fly(port))
+        return True
 
     def stop(self) -> None:
         pass
