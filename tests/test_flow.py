@@ -370,7 +370,7 @@ def test_a_timeout_serves_no_value_that_redis_no_longer_has(fleet: MemoryRedis) 
             cache.get_or_load("k", gate, timeout=0.05)
         gate.go.set()
         assert load() == "new"
-        assert cache._process.node.leading == {}
+        assert cache._process.node.leaders == {}
 
 
 def test_a_refresh_with_a_timeout_does_not_wait_for_a_read(fleet: MemoryRedis) -> None:

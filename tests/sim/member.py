@@ -174,7 +174,7 @@ class Member:
 
     def refreshes(self, token: bytes) -> Any:
         """The entry that the early refresh with this token is for; None if it has ended, or is no refresh."""
-        for flight, leader in self.cache._process.node.leading.items():
+        for flight, leader in self.cache._process.node.leaders.items():
             if flight.early and leader.lease.token == token:
                 return flight.seen
         return None
