@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
-from redis_server import RedisServer
+from redis_server import PATIENT, RedisServer
 
 import tiercache
 from tiercache import Cache
@@ -51,11 +51,11 @@ def namespace(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def make_cache(redis_server: RedisServer, namespace: str) -> Iterator[Callable[..., Cache]]:
-    """Makes caches of one namespace on the session's Redis; closes them and checks that no thread of theirs is left."""
+    """Makes patient caches of a namespace on the session's Redis; closes them, and checks that no thread is left."""
     caches: list[Cache] = []
 
     def make(url: str | None = redis_server.url, **settings: Any) -> Cache:
-        cache = Cache(url, **{"namespace": namespace, **settings})
+        cache = Cache(url, **{"namespace": namespace, **PATIENT, **settings})
         caches.append(cache)
         return cache
 

@@ -11,6 +11,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import redis
+from redis_server import PATIENT
 
 from tiercache import Cache, MsgpackCodec, Policy
 
@@ -56,7 +57,7 @@ class CountingCodec(MsgpackCodec):
 
 def herd(url: str, namespace: str, pipe: Any, colour: str, callers: int, seconds: float) -> None:
     """Wait for a word, ask for one key all at once, send the answers and the counters."""
-    cache = Cache(url, namespace=namespace, codec=(codec := CountingCodec()))
+    cache = Cache(url, namespace=namespace, **PATIENT)
     counter = redis.Redis.from_url(url)
 
     def load() -> float:
@@ -126,7 +127,7 @@ def in_tasks(
 
 def holder(url: str, namespace: str, pipe: Any, policy: dict[str, Any]) -> None:
     """Hold the lease of a load that ends when told; send what the caller got."""
-    cache = Cache(url, namespace=namespace, policy=Policy(**policy))
+    cache = Cache(url, namespace=namespace, policy=Policy(**policy), **PATIENT)
 
     def load() -> str:
         pipe.send("loading")
@@ -140,7 +141,7 @@ def holder(url: str, namespace: str, pipe: Any, policy: dict[str, Any]) -> None:
 
 def waiter(url: str, namespace: str, pipe: Any, policy: dict[str, Any]) -> None:
     """Wait for somebody's load, or lead when the lease has ended; send when and what."""
-    cache = Cache(url, namespace=namespace, policy=Policy(**policy))
+    cache = Cache(url, namespace=namespace, policy=Policy(**policy), **PATIENT)
     led: list[float] = []
 
     def load() -> str:

@@ -5,6 +5,8 @@ import threading
 import time
 from typing import Any
 
+from redis_server import PATIENT
+
 from tiercache import Cache, Policy
 
 
@@ -28,7 +30,7 @@ def _in_child(work: Any) -> Any:
 
 def with_a_live_cache(url: str, namespace: str, pipe: Any) -> None:
     """The parent has connections, an inbox and entries; the child uses the cache, then the parent does."""
-    cache = Cache(url, namespace=namespace)
+    cache = Cache(url, namespace=namespace, **PATIENT)
     cache.set("old", "by the parent")
     parent = cache._process.node.remote.process
 
@@ -49,14 +51,14 @@ def with_a_live_cache(url: str, namespace: str, pipe: Any) -> None:
 
 def preloaded(url: str, namespace: str, pipe: Any) -> None:
     """The cache is made before the fork and used after it only."""
-    cache = Cache(url, namespace=namespace)
+    cache = Cache(url, namespace=namespace, **PATIENT)
     pipe.send([_in_child(lambda: cache.get_or_load("k", lambda: "loaded")) for _ in range(2)])
     cache.close()
 
 
 def with_a_load_in_flight(url: str, namespace: str, pipe: Any) -> None:
     """Another thread of the parent is loading when it forks; the child asks for the same key."""
-    cache = Cache(url, namespace=namespace)
+    cache = Cache(url, namespace=namespace, **PATIENT)
     running, go = threading.Event(), threading.Event()
 
     def load() -> str:
@@ -76,7 +78,7 @@ def with_a_load_in_flight(url: str, namespace: str, pipe: Any) -> None:
 
 def inside_a_loader(url: str, namespace: str, pipe: Any) -> None:
     """The loader itself forks, and the child returns from it too: it must not commit with the parent's token."""
-    cache = Cache(url, namespace=namespace)
+    cache = Cache(url, namespace=namespace, **PATIENT)
     reader, writer = os.pipe()
     children: list[int] = []
 
@@ -102,7 +104,9 @@ def inside_a_loader(url: str, namespace: str, pipe: Any) -> None:
 
 def exits_while_refreshing(url: str, namespace: str, pipe: Any) -> None:
     """The process ends while a background refresh holds its lease."""
-    cache = Cache(url, namespace=namespace, policy=Policy(ttl=0.05, jitter=0, beta=0, stale_while_revalidate=60))
+    cache = Cache(
+        url, namespace=namespace, policy=Policy(ttl=0.05, jitter=0, beta=0, stale_while_revalidate=60), **PATIENT
+    )
     cache.get_or_load("k", lambda: "old")
     running = threading.Event()
 
@@ -121,7 +125,7 @@ def many_loops_then_exit(url: str, namespace: str, pipe: Any) -> None:
     """asyncio.run twice without closing the cache: nothing is said on the way out."""
     import asyncio
 
-    cache = Cache(url, namespace=namespace)
+    cache = Cache(url, namespace=namespace, **PATIENT)
 
     async def main(key: str) -> Any:
         return await cache.aget_or_load(key, lambda: key)

@@ -14,7 +14,7 @@ import redis
 from both import FACES
 from hypothesis import given
 from hypothesis import strategies as st
-from redis_server import RedisServer
+from redis_server import PATIENT, RedisServer
 
 from tiercache import Cache, CodecError, LoadFailed, MsgpackCodec, Policy, PolicyError
 from tiercache.record import ERROR, NONE, VALUE, Record, unpack
@@ -24,7 +24,6 @@ from tiercache.values import Values
 
 KEY, OTHER_KEY = b"a key of the fleet's own", b"somebody else's idea of a key"
 EVERY_READ_ASKS = Policy(local_ttl=1e-6, beta=0)
-PATIENT: dict[str, Any] = {"connect_timeout": 5, "call_timeout": 5, "call_budget": 10}
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 from both import FACES
-from redis_server import RedisServer, free_port
+from redis_server import PATIENT, RedisServer, free_port
 
 from tiercache import Cache, Policy, RemoteUnavailable
 
 SECRET = "hunter2-s3cret"
-PATIENT: dict[str, Any] = {"connect_timeout": 5, "call_timeout": 5, "call_budget": 10}
 SOON = 30.0
 
 
@@ -142,8 +141,8 @@ def test_without_redis_a_herd_of_threads_loads_once(make_cache: Callable[..., Ca
 
 def test_calls_end_within_the_budget_when_redis_hangs(make_face: Any, server: RedisServer, warnings: Any) -> None:
     """A stopped server, which still accepts: each call takes its budget at most, and hardly that once it is known."""
-    cache, loader = make_face(server.tcp_url, call_budget=0.5), Loader()
-    cache.ping()
+    cache, loader = make_face(server.tcp_url, connect_timeout=0.25, call_timeout=0.1, call_budget=0.5), Loader()
+    assert until(lambda: answers(cache))
     server.process.send_signal(signal.SIGSTOP)
     try:
         spent = []
@@ -252,9 +251,9 @@ def test_a_read_only_replica_serves_values_and_refuses_leases(make_face: Any, wa
     with RedisServer("--repl-diskless-sync-delay", "0") as primary, RedisServer() as replica:
         with replica.client() as client:
             client.replicaof("127.0.0.1", primary.port)
-            make_face(primary.tcp_url, **PATIENT).set("k", "set")
+            make_face(primary.tcp_url).set("k", "set")
             until(lambda: client.info("replication")["master_link_status"] == "up" and client.dbsize())
-        cache, loader = make_face(replica.tcp_url, **PATIENT), Loader()
+        cache, loader = make_face(replica.tcp_url), Loader()
         assert cache.get("k") == "set"
         assert cache.get_or_load("k", cache.loader(loader)) == "set"
         for n in (0, 1, 2, 0, 1, 2):
@@ -267,7 +266,7 @@ def test_a_read_only_replica_serves_values_and_refuses_leases(make_face: Any, wa
 
 def test_a_full_server_costs_no_value(make_face: Any, server: RedisServer, warnings: Any) -> None:
     """Leases work on, small or large values are kept here, writes say OOM; invalidations go through."""
-    cache, other, loader = make_face(server.tcp_url, **PATIENT), make_face(server.tcp_url, **PATIENT), Loader()
+    cache, other, loader = make_face(server.tcp_url), make_face(server.tcp_url), Loader()
     cache.set("old", 1)
     other.ping()
     with server.client() as client:
@@ -297,7 +296,7 @@ def test_a_full_server_costs_no_value(make_face: Any, server: RedisServer, warni
 
 def test_waiters_of_a_full_server_get_a_small_value_at_once(make_cache: Any, server: RedisServer) -> None:
     """The value that could not be stored is in the message: one load for two processes."""
-    cache, other = make_cache(server.tcp_url, **PATIENT), make_cache(server.tcp_url, **PATIENT)
+    cache, other = make_cache(server.tcp_url), make_cache(server.tcp_url)
     other.ping()
     loads = []
 
@@ -338,8 +337,8 @@ def test_a_user_who_may_not_elect_loads_without_a_lease(
     make_face: Any, server: RedisServer, warnings: Any, rules: tuple[str, ...], reads: bool
 ) -> None:
     """Values that others stored are read where that is allowed; the one warning and `ping` say NOPERM."""
-    make_face(server.tcp_url, **PATIENT).set("k", "set")
-    cache, loader = make_face(user(server, *rules), **PATIENT), Loader()
+    make_face(server.tcp_url).set("k", "set")
+    cache, loader = make_face(user(server, *rules)), Loader()
     assert cache.get("k") == ("set" if reads else None)
     for n in (0, 1, 2, 0, 1, 2):
         assert cache.get_or_load(f"k{n}", cache.loader(loader)) == "loaded"
@@ -353,8 +352,8 @@ def test_a_user_who_may_not_elect_loads_without_a_lease(
 
 def test_a_user_without_pub_sub_has_tier_2_and_is_told(make_face: Any, server: RedisServer, warnings: Any) -> None:
     """Loads are stored for the fleet; nothing here is taken on trust; writes and `ping` say what is missing."""
-    cache, loader = make_face(user(server, "~*", "+@all", "resetchannels"), **PATIENT), Loader()
-    other = make_face(server.tcp_url, **PATIENT)
+    cache, loader = make_face(user(server, "~*", "+@all", "resetchannels")), Loader()
+    other = make_face(server.tcp_url)
     assert cache.get_or_load("k", cache.loader(loader)) == "loaded"
     assert other.get("k") == "loaded"
     other.set("k", "newer")
@@ -370,24 +369,25 @@ def test_a_user_without_pub_sub_has_tier_2_and_is_told(make_face: Any, server: R
 
 def test_ping_says_what_only_the_inbox_lacks(make_face: Any, server: RedisServer) -> None:
     """A user who may publish and not subscribe."""
-    cache = make_face(user(server, "~*", "&*", "+@all", "-subscribe"), **PATIENT)
+    cache = make_face(user(server, "~*", "&*", "+@all", "-subscribe"))
     ping_says(cache, "inbox is not connected: SUBSCRIBE was refused: NOPERM")
 
 
 def test_a_refusal_that_ends_is_forgotten(make_face: Any, server: RedisServer) -> None:
     """The next load after the permission came is the fleet's."""
     url = user(server, "~*", "&*", "+@all", "-@scripting")
-    cache, loader = make_face(url, **PATIENT), Loader()
+    cache, loader = make_face(url), Loader()
     assert cache.get_or_load("k", cache.loader(loader), ttl=60) == "loaded"
     user(server, "~*", "&*", "+@all")
     cache.ping()
     assert cache.get_or_load("k2", cache.loader(loader)) == "loaded"
-    assert make_face(server.tcp_url, **PATIENT).get("k2") == "loaded"
+    assert make_face(server.tcp_url).get("k2") == "loaded"
 
 
 def test_a_lost_reply_to_a_commit_costs_nobody_the_value(make_cache: Any, server: RedisServer) -> None:
     """Redis hangs during the commit: the caller gets its value in time; the next process loads or finds it."""
-    cache = make_cache(server.tcp_url, policy=Policy(lease=0.5))
+    short = {"connect_timeout": 0.5, "call_timeout": 0.5, "call_budget": 1}
+    cache = make_cache(server.tcp_url, policy=Policy(lease=0.5), **short)
 
     def load() -> str:
         server.process.send_signal(signal.SIGSTOP)
@@ -399,14 +399,14 @@ def test_a_lost_reply_to_a_commit_costs_nobody_the_value(make_cache: Any, server
         assert time.monotonic() - began < 5
     finally:
         server.process.send_signal(signal.SIGCONT)
-    other = make_cache(server.tcp_url, **PATIENT)
+    other = make_cache(server.tcp_url)
     assert other.get_or_load("k", lambda: "loaded again") in ("loaded", "loaded again")
 
 
 def test_close_ends_in_time_when_redis_hangs(server: RedisServer, namespace: str) -> None:
     """With a lease held and the inbox open; nothing is left running."""
     others = set(threading.enumerate())
-    cache = Cache(server.tcp_url, namespace=namespace, call_budget=0.5)
+    cache = Cache(server.tcp_url, namespace=namespace, **{**PATIENT, "call_budget": 0.5})
     cache.ping()
     loading, go_on = threading.Event(), threading.Event()
 
@@ -435,7 +435,7 @@ def test_close_ends_in_time_when_redis_hangs(server: RedisServer, namespace: str
 
 def test_a_server_that_forgets_everything_is_no_error(make_face: Any, server: RedisServer) -> None:
     """FLUSHALL and SCRIPT FLUSH between calls: loads go on, each stored again."""
-    cache, loader = make_face(server.tcp_url, **PATIENT), Loader()
+    cache, loader = make_face(server.tcp_url), Loader()
     with server.client() as client:
         for n in range(3):
             client.flushall()

@@ -11,12 +11,11 @@ import redis
 from both import FACES
 from hypothesis import given
 from hypothesis import strategies as st
-from redis_server import RedisServer
+from redis_server import PATIENT, RedisServer
 
 from tiercache import Cache, LoadFailed, Policy
 from tiercache.remote.commands import Names, wire_key
 
-PATIENT: dict[str, Any] = {"connect_timeout": 5, "call_timeout": 5, "call_budget": 10}
 LISTENS = Policy(local_ttl=1e9, beta=0)  # what it knows, it knows until it hears otherwise
 HOSTILE = [
     "k", "k:v", "k}:v", "}:v", "}", "{", "{}", "{k}", "k}:l", "k}:f", "k}:s:" + "0" * 32, "}:v\r\nSET x y\r\n", "\n",

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from both import FACES
-from redis_server import RedisServer, ServerError, free_port
+from redis_server import PATIENT, RedisServer, ServerError, free_port
 from tier2 import servers
 
 from tiercache import Cache, Policy, RemoteUnavailable
@@ -20,7 +20,6 @@ from tiercache.remote.address import Address
 from tiercache.remote.links import Link
 from tiercache.remote.resp import Refusal, pack
 
-PATIENT: dict[str, Any] = {"connect_timeout": 5, "call_timeout": 5, "call_budget": 10}
 SECRET = "hunter2-s3cret"
 PAGE = Path(__file__).parent.parent / "docs" / "security.md"
 LINE = re.search(r"^ACL SETUSER shop .*$", PAGE.read_text(encoding="utf-8"), re.M)

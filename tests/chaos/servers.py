@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 from proxy import Proxy
-from redis_server import RedisServer
+from redis_server import PATIENT, RedisServer
 from test_flow import BYPASSES
 
 from tiercache import Cache, Policy, RemoteUnavailable
@@ -29,7 +29,6 @@ RUNS = pytest.mark.parametrize(
         pytest.param("sync", Policy(), id="defaults"),
     ],
 )
-PATIENT: dict[str, Any] = {"connect_timeout": 5, "call_timeout": 5, "call_budget": 10}
 
 
 def until(done: Callable[[], Any], what: str = "it did not come to pass") -> Any:
