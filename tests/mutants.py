@@ -14,6 +14,7 @@ class Mutant(NamedTuple):
     caught_by: str = "simulator"
     seed: int = 0  # that noticed it last time: saves the search
     says: str = ""  # which check notices it first, where that is the point
+    also: tuple[str, str, str] | None = None  # file, old and new of a second change that belongs to it
 
 
 MUTANTS = [
@@ -212,7 +213,26 @@ MUTANTS = [
 """,
         seed=2311,
     ),
+    Mutant(
+        "GET before PTTL without the clamp",
+        "remote/client.py",
+        "            left, data = await self._calls.send(io, c.read(name), 2)\n",
+        """\
+            [data] = await self._calls.call(io, [("GET", name)])
+            [left] = await self._calls.call(io, [("PTTL", name)])
+""",
+        seed=209,
+        says="S5:",
+        also=("remote/answers.py", "min(left, found.hard_ms) / 1000", "left / 1000"),
+    ),
     # Our own.
+    Mutant(
+        "the clamp is missing",
+        "remote/answers.py",
+        "min(left, found.hard_ms) / 1000",
+        "left / 1000",
+        caught_by="tests/test_records.py",
+    ),
     Mutant(
         "a cancelled flight keeps its lease",
         "leader.py",

@@ -1,15 +1,6 @@
-"""Changes to the scripts that tests must notice, each by the test named with it."""
+"""Changes to the scripts that tests must notice, each by the test named with it; files are those of remote/scripts."""
 
-from typing import NamedTuple
-
-
-class Mutant(NamedTuple):
-    name: str
-    file: str  # under tiercache/remote/scripts
-    old: str  # stands there once
-    new: str
-    caught_by: str
-
+from mutants import Mutant
 
 PARITY = "tests/test_memory_redis.py"
 SWAP = "tests/test_swap.py"

@@ -29,10 +29,11 @@ LISTED = {  # of the scripts: those that protocol.md names; the rest are tried i
 def mutated(mutant: Mutant, place: Path) -> dict[str, str]:
     """Make a package without the protection; the environment in which Python finds it."""
     shutil.copytree(ROOT / "tiercache", place / "tiercache", ignore=shutil.ignore_patterns("__pycache__", "*.c"))
-    file = place / "tiercache" / mutant.file
-    text = file.read_text(encoding="utf-8")
-    assert text.count(mutant.old) == 1, "what is to be taken out does not stand there, or more than once"
-    file.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    for name, old, new in filter(None, ((mutant.file, mutant.old, mutant.new), mutant.also)):
+        file = place / "tiercache" / name
+        text = file.read_text(encoding="utf-8")
+        assert text.count(old) == 1, "what is to be taken out does not stand there, or more than once"
+        file.write_text(text.replace(old, new), encoding="utf-8")
     if mutant.file.endswith(".pyx"):
         shutil.copy(ROOT / "setup.py", place)
         build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--parallel", str(os.cpu_count())]
