@@ -96,11 +96,16 @@ def test_a_management_command_that_is_stopped_in_a_load(shop: Shop) -> None:
         command.kill()
         command.communicate(timeout=60)
     assert shop.manage("warm", "1") == "cup"
-    with shop.command("warm", "2") as command:
-        with shop.locked():
-            until(lambda: shop.leases("item:2"), "the load")
-            command.send_signal(signal.SIGINT)
-        _, complaints = command.communicate(timeout=60)
-    assert complaints.rstrip().endswith("KeyboardInterrupt")
-    assert shop.leases() == []
+
+    def interrupted() -> bool:
+        shop.client.flushall()
+        with shop.command("warm", "2") as command:
+            with shop.locked():
+                until(lambda: shop.leases("item:2"), "the load")
+                command.send_signal(signal.SIGINT)
+            _, complaints = command.communicate(timeout=60)
+        assert shop.leases() == []
+        return complaints.rstrip().endswith("KeyboardInterrupt")
+
+    until(interrupted, "a Ctrl-C that Python heard")  # it ignores one that arrives within a __del__
     assert shop.manage("warm", "1", "2") == "cup, pot"
