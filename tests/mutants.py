@@ -153,16 +153,14 @@ MUTANTS = [
         "an early refresh with the id just read",
         "leader.py",
         """\
-        if not self.flight.early and self.node.remote.shared:
-            try:
-                read = await self.read()
+        if self.looked:
+            return None
 """,
         """\
         if self.flight.early:
             await self._again(self.read())
-        if not self.flight.early and self.node.remote.shared:
-            try:
-                read = await self.read()
+        if self.looked:
+            return None
 """,
         seed=1910,
     ),
@@ -369,7 +367,7 @@ MUTANTS = [
         "remote/breaker.py",
         """\
             was_open = self.open
-            self._failures = 0
+            self.failures = 0
 """,
         """\
             was_open = self.open
@@ -380,10 +378,10 @@ MUTANTS = [
         "a forked child keeps its parent's leases",
         "remote/timer.py",
         """\
-        self._held, self._abandoned, self._thread = {}, [], None
+        self._held, self._abandoned, self._next, self._thread = {}, [], math.inf, None
 """,
         """\
-        self._abandoned, self._thread = [], None
+        self._abandoned, self._next, self._thread = [], math.inf, None
 """,
         seed=350,
     ),
