@@ -57,7 +57,7 @@ class CountingCodec(MsgpackCodec):
 
 def herd(url: str, namespace: str, pipe: Any, colour: str, callers: int, seconds: float) -> None:
     """Wait for a word, ask for one key all at once, send the answers and the counters."""
-    cache = Cache(url, namespace=namespace, **PATIENT)
+    cache = Cache(url, namespace=namespace, codec=(codec := CountingCodec()), **PATIENT)
     counter = redis.Redis.from_url(url)
 
     def load() -> float:
