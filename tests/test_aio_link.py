@@ -3,11 +3,13 @@
 import asyncio
 import gc
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from redis_server import RedisServer
+from test_flow import BYPASSES
 
 from tiercache import Cache, RemoteUnavailable
 
@@ -101,6 +103,27 @@ def test_a_stopped_server_is_not_waited_for() -> None:
 
     with RedisServer() as server:
         asyncio.run(main(server))
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_blocked_loop_is_no_failure_of_redis(make_cache: Callable[..., Cache], connected: bool) -> None:
+    """Blocked for longer than connecting, a call and a whole load may take: reads, loads and commits are as ever."""
+    cache = make_cache(connect_timeout=1, call_timeout=1, call_budget=2)
+    cache.set("stored", "value")
+    cache.clear_local()
+
+    async def main() -> list[str]:
+        if connected:
+            await cache.aget("none")
+        keys = ["a", "stored", "b"]
+        calls = [asyncio.ensure_future(cache.aget_or_load(key, lambda: "loaded")) for key in keys]
+        asyncio.get_running_loop().call_soon(time.sleep, 2.5)  # what they ask first is written before it or after
+        return await asyncio.gather(*calls)
+
+    assert asyncio.run(main()) == ["loaded", "value", "loaded"]
+    stats = cache.stats()
+    assert (stats["grants"], stats["commits"], stats["hits_remote"]) == (2, 2, 1)
+    assert not any(stats[name] for name in (*BYPASSES, "unread", "breaker_opened")), stats
 
 
 def test_a_value_over_the_limit_is_a_miss(make_cache: Callable[..., Cache]) -> None:

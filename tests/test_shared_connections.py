@@ -4,6 +4,7 @@ import asyncio
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,6 +162,26 @@ def test_a_batch_that_is_not_answered_in_time_fails_as_a_whole_and_once(
         while await cache.aget(keys[1], "default") == "default":
             await asyncio.sleep(0.05)
         assert await asyncio.gather(*map(cache.aget, keys)) == keys
+
+    asyncio.run(main())
+
+
+def test_a_request_that_waited_for_its_turn_of_the_loop_has_its_whole_time(
+    proxy: Proxy, make_cache: Callable[..., Cache]
+) -> None:
+    """It is written after the loop was blocked, and answered on the same connection a while later."""
+    cache = make_cache(proxy.url, **(PATIENT | {"call_timeout": 2}))
+    keys = ["first", "second"]
+
+    async def main() -> None:
+        await cache.aset_many({key: key for key in keys})
+        cache.clear_local()
+        link = cache._process.loops().links(asyncio.get_running_loop()).free()
+        proxy.delay(0.2, "down")
+        reads = [asyncio.ensure_future(cache.aget(key)) for key in keys]
+        asyncio.get_running_loop().call_soon(time.sleep, 2.5)
+        assert await asyncio.gather(*reads) == keys
+        assert cache._process.loops().links(asyncio.get_running_loop()).free() is link
 
     asyncio.run(main())
 
