@@ -1,10 +1,10 @@
 """The page of figures comes from its results, its commands are there, and the gate finds what is slower."""
 
-import importlib.metadata
 import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -102,9 +102,10 @@ def test_the_pictures_are_small() -> None:
 
 def test_each_peer_is_in_the_extra() -> None:
     """What is compared is installed by the extra `bench`, or with the package itself."""
-    wanted = importlib.metadata.requires("tiercache-client") or []
-    required = {re.split(r"[^\w.-]", each)[0].lower() for each in wanted if "extra" not in each or "bench" in each}
-    assert {name for name in peers.DISTRIBUTIONS if name != "hiredis"} <= required
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    required = {re.split("[>=<]", each)[0] for each in (*project["dependencies"], *extras["bench"], *extras["fast"])}
+    assert set(peers.DISTRIBUTIONS) <= required
 
 
 def test_the_gate_fails_above_its_tolerance() -> None:
