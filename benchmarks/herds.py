@@ -16,7 +16,7 @@ from test_herd import Monitor
 from tiercache import Cache
 
 LOAD = 1.0  # seconds
-PATIENCE = 150  # seconds for one herd
+PATIENCE = 300  # seconds for one herd
 _numbers = itertools.count()
 
 
@@ -72,6 +72,18 @@ def caller(url: str, namespace: str, pipe: Any, arm: str, scene: Scene, number: 
     else:
         waits, used = fleet.in_tasks(lambda number: ask(key(number)), scene.callers, pipe, end)
     pipe.send((waits, len(loads), used))
+
+
+def hits_of_a_process(url: str, namespace: str, pipe: Any, hits: int) -> None:
+    """Processor seconds per hit, in a cache that is connected."""
+    with Cache(url, namespace=namespace) as cache:
+        cache.set("key", 1, ttl=3600)
+        pipe.send("ready")
+        pipe.recv()
+        before = time.process_time()
+        for _ in range(hits):
+            cache.get("key")
+        pipe.send((time.process_time() - before) / (hits))
 
 
 def tiercache_threads(url: str, namespace: str, load: Any) -> tuple[Any, Any]:

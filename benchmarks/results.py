@@ -57,9 +57,10 @@ def collected(form: str, reports: Iterable[Path]) -> Results:
     rows: dict[tuple[str, str], Row] = {}
     for report in reports:
         for benchmark in json.loads(report.read_text(encoding="utf-8"))["benchmarks"]:
-            for row in benchmark["extra_info"]["rows"]:
+            extra = benchmark["extra_info"]
+            for row in extra.get("rows", ()):  # those of a benchmark that came to its end
                 known = rows.setdefault((row["group"], row["name"]), row)
-                if benchmark["extra_info"].get("timed"):
+                if extra.get("timed"):
                     known["seconds"] = min(known.get("seconds", math.inf), benchmark["stats"]["min"])
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return Results(form, today, _machine(), {**_own_versions(), **versions()}, list(rows.values()))

@@ -13,25 +13,27 @@ class Row:
     def __init__(self, benchmark: Any, quick: bool) -> None:
         self._benchmark = benchmark
         self._rounds = 15 if quick else 40
-        benchmark.extra_info["rows"] = []
+        self._rows: list[dict[str, Any]] = []  # the results have them once the benchmark has come to its end
 
     def note(self, group: str, name: str, role: str, against: str = "", note: str = "", **found: Any) -> None:
         """Note a row, with whatever was found."""
         self._benchmark.group = group
         about = {"group": group, "name": name, "role": role, "against": against, "note": note}
-        self._benchmark.extra_info["rows"].append({name: value for name, value in about.items() if value} | found)
+        self._rows.append({name: value for name, value in about.items() if value} | found)
 
     def time(self, run: Callable[[int], Any], each: int = 1) -> None:
         """Time run(n), which makes n times `each` calls, in rounds of at least some milliseconds."""
         calls = _calls(run)
         self._benchmark.pedantic(run, args=(calls,), rounds=self._rounds, warmup_rounds=1)
-        self._benchmark.extra_info["timed"] = True
+        self._benchmark.extra_info.update(rows=self._rows, timed=True)
         stats = self._benchmark.stats.stats
         stats.data = [seconds / (calls * each) for seconds in stats.data]  # a row tells of one call, not of a round
 
     def once(self, run: Callable[[], Any]) -> Any:
         """Run something that measures itself, and pass on what it found."""
-        return self._benchmark.pedantic(run, rounds=1)
+        found = self._benchmark.pedantic(run, rounds=1)
+        self._benchmark.extra_info.update(rows=self._rows)
+        return found
 
 
 def _calls(run: Callable[[int], Any]) -> int:

@@ -11,12 +11,10 @@ from typing import Any
 import fleet
 import memory
 import pytest
-from herds import Scene, herd
+from herds import PATIENCE, Scene, herd, hits_of_a_process
 from redis_server import RedisServer
 from rows import Row
 from waking import futures_one_call, tasks_of_cache
-
-from tiercache import Cache
 
 HITS = 100_000
 TURNS = 5
@@ -80,18 +78,6 @@ def test_threads(row: Row, line: str, quick: bool) -> None:
     note(row, "threads", line, row.once(grow), "seconds per hit")
 
 
-def hits_of_a_process(url: str, namespace: str, pipe: Any) -> None:
-    """Processor seconds per hit, in a cache that is connected."""
-    with Cache(url, namespace=namespace) as cache:
-        cache.set("key", 1, ttl=3600)
-        pipe.send("ready")
-        pipe.recv()
-        before = time.process_time()
-        for _ in range(HITS * TURNS):
-            cache.get("key")
-        pipe.send((time.process_time() - before) / (HITS * TURNS))
-
-
 def processes(quick: bool) -> Sequence[int]:
     return (1, 2, 4) if quick else (1, 2, 4, 8, 16, 32)
 
@@ -100,12 +86,12 @@ def test_processes(row: Row, redis_server: RedisServer, quick: bool) -> None:
     """So many processes with a cache each hit at once: processor time, since there are fewer cores."""
 
     def turn(number: int) -> float:
-        members = [fleet.Member(hits_of_a_process, redis_server.tcp_url, "growth") for _ in range(number)]
+        members = [fleet.Member(hits_of_a_process, redis_server.tcp_url, "growth", HITS * TURNS) for _ in range(number)]
         for member in members:
-            member.hear(120)
+            member.hear(PATIENCE)
         for member in members:
             member.tell()
-        seconds = [member.hear(120) for member in members]
+        seconds = [member.hear(PATIENCE) for member in members]
         for member in members:
             member.end()
         return float(sum(seconds) / number)
