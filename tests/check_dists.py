@@ -10,7 +10,8 @@ SCRIPTS = {
     for name in ("acquire", "commit", "invalidate", "only_if", "release", "renew", "write")
 }
 STUBS = {
-    f"tiercache/local/{name}.pyi" for name in ("alias", "face", "flight", "lru", "ready", "store", "table", "xfetch")
+    f"tiercache/local/{name}.pyi"
+    for name in ("alias", "face", "flight", "lru", "ready", "store", "table", "warmth", "xfetch")
 }
 
 

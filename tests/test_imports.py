@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "local": "",
     "policy": "errors",
     "loaded": "errors policy",
+    "hot": "",
     "faults": "",
     "extensions": "errors faults",
     "codec": "errors extensions faults",
@@ -45,11 +46,11 @@ MAY_IMPORT = {
     "aio": "errors local policy port remote wire workers",
     "decorator": "errors keys local policy port",
     "process": "aio aio_link alone blocking errors local policy port remote values wire workers",
-    "cache": "aio blocking codec decorator errors flow keys loaded local policy port process remote settings signing "
-    "values wire",
+    "cache": "aio blocking codec decorator errors flow hot keys loaded local policy port process remote settings "
+    "signing values wire",
     "testing": "cache local record remote",
     "contrib": "blocking cache errors policy port reading remote signing",
-    "__init__": "cache codec errors loaded policy",
+    "__init__": "cache codec errors hot loaded policy",
     "cli": "__init__",
 }
 LAZILY = {"aio", "aio_link"}  # imported inside functions alone: a sync program never loads it

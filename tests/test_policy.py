@@ -32,6 +32,7 @@ RANGES = {
     "nested_wait": ABOVE_0,
     "error_backoff": ABOVE_0,
     "error_backoff_max": ABOVE_0,
+    "half_life": ABOVE_0,
 }
 DEFAULTS = {
     "ttl": 300,
@@ -50,6 +51,7 @@ DEFAULTS = {
     "on_abandon": "cancel",
     "error_backoff": 0.1,
     "error_backoff_max": 5,
+    "half_life": 60,
     "refresh": "background",
     "copy": False,
 }

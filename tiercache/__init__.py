@@ -12,6 +12,7 @@ from tiercache.errors import (
     RemoteUnavailable,
     TierCacheError,
 )
+from tiercache.hot import Hot
 from tiercache.loaded import Loaded
 from tiercache.policy import Policy
 
@@ -22,6 +23,7 @@ __all__ = [
     "CacheClosed",
     "Codec",
     "CodecError",
+    "Hot",
     "LoadFailed",
     "LoadTimeout",
     "Loaded",

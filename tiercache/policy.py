@@ -14,7 +14,9 @@ _RANGES = {
     "jitter": "[0, 1)",
     "lease": "[0.1, 60]",
     **dict.fromkeys(("beta", "stale_while_revalidate", "stale_if_error", "negative_ttl"), "[0, 1e9]"),
-    **dict.fromkeys(("local_ttl", "max_load", "nested_wait", "error_backoff", "error_backoff_max"), _SECONDS),
+    **dict.fromkeys(
+        ("local_ttl", "max_load", "nested_wait", "error_backoff", "error_backoff_max", "half_life"), _SECONDS
+    ),
 }
 
 
@@ -34,6 +36,7 @@ class Policy:
     soft_timeout: how long a caller who may have a stale value waits for a new one (None: as long as for any).
     nested_wait: the same inside a loader. on_abandon: what happens to a load whose callers all left.
     error_backoff, error_backoff_max: pause after a failed load, doubling with each failure.
+    half_life: how soon `Cache.hot` forgets hits; that of the cache's own policy counts.
     refresh: who runs an early refresh. copy: hand each caller its own copy of the value.
 
     Raises PolicyError, naming the field and its range.
@@ -55,6 +58,7 @@ class Policy:
     on_abandon: Literal["cancel", "finish"] = "cancel"
     error_backoff: float = 0.1
     error_backoff_max: float = 5.0
+    half_life: float = 60.0
     refresh: Literal["background", "caller"] = "background"
     copy: bool = False
     following: tuple[str, ...] = dataclasses.field(default=(), init=False, repr=False, compare=False)

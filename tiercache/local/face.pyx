@@ -118,6 +118,7 @@ cdef inline object quick(PyObject* const* args, size_t flags, PyObject* names, P
     return MISSING
 
 
+cdef str TTL = "ttl"  # the object that calls have too: names are interned
 cdef Py_hash_t KEY = hash("key"), DEFAULT = hash("default"), LOADER = hash("loader"), COPY = hash("copy")
 
 
@@ -127,6 +128,8 @@ cdef inline bint is_silent(PyObject* names) noexcept:
     cdef Py_hash_t name
     if names != NULL:
         for n in range(PyTuple_GET_SIZE(names)):
+            if PyTuple_GET_ITEM(names, n) == <PyObject*>TTL:
+                continue
             name = text_hash(PyTuple_GET_ITEM(names, n))
             if name == COPY or name == KEY or name == LOADER or name == DEFAULT:
                 return False

@@ -21,6 +21,8 @@ cdef class LRU(Store):
     cdef Slot* slots                  # numbered from 1
     cdef Cell* cells                  # where a key's slot is: from its hash's place on, before the next empty cell
     cdef size_t mask                  # cells - 1
+    cdef unsigned int* hits           # of each slot's entry since its warmth was looked at; they stop at the largest
+    cdef float* warmth                # of each slot's entry, see warmth.pyx; NULL until somebody asks for it
     cdef unsigned int room            # slots there is memory for
     cdef unsigned int used            # slots that were ever used
     cdef unsigned int free            # the first free one of these, 0: none
@@ -63,6 +65,10 @@ cdef inline unsigned int seek(LRU lru, PyObject* key) noexcept:
         place = (place + 1) & lru.mask
         at = lru.cells[place].at
     return 0
+
+
+cdef inline void count_hit(LRU lru, unsigned int at) noexcept:
+    lru.hits[at] += lru.hits[at] != 0xFFFFFFFFu
 
 
 cdef inline void unlink(LRU lru, unsigned int at) noexcept:

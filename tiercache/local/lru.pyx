@@ -60,6 +60,9 @@ cdef class LRU(Store):
         self.max_entries = max_entries
         self.max_bytes = -1 if max_bytes is None else max_bytes
 
+    cdef void count_found(self) noexcept:
+        count_hit(self, self.newest)
+
     def __dealloc__(self):
         empty(self)
 
@@ -110,6 +113,9 @@ cdef class LRU(Store):
             self.free = self.slots[at].newer
             self.slots[at].key = <PyObject*>entry.key
             Py_INCREF(entry.key)
+            self.hits[at] = 0
+            if self.warmth != NULL:
+                self.warmth[at] = 0
             place(self.cells, self.mask, at, <unsigned int>text_hash(<PyObject*>entry.key))
             link(self, at)
             self.held += 1
@@ -125,6 +131,8 @@ cdef class LRU(Store):
     cdef int make_room(self) except -1:
         # For one more: a free slot, and a cell.
         cdef unsigned int room
+        cdef unsigned int* hits
+        cdef float* warmth
         cdef Slot* slots
         if 5 * (<size_t>self.held + 1) > 4 * (self.mask + 1):
             self.spread(2 * (self.mask + 1) if self.mask else 16)
@@ -135,7 +143,17 @@ cdef class LRU(Store):
             slots = <Slot*>PyMem_Realloc(self.slots, (<size_t>room + 1) * sizeof(Slot))
             if slots == NULL:
                 raise MemoryError
-            self.slots, self.room = slots, room
+            self.slots = slots
+            hits = <unsigned int*>PyMem_Realloc(self.hits, (<size_t>room + 1) * sizeof(unsigned int))
+            if hits == NULL:
+                raise MemoryError
+            self.hits = hits
+            if self.warmth != NULL:
+                warmth = <float*>PyMem_Realloc(self.warmth, (<size_t>room + 1) * sizeof(float))
+                if warmth == NULL:
+                    raise MemoryError
+                self.warmth = warmth
+            self.room = room
         self.used += 1
         self.slots[self.used].newer = 0
         self.free = self.used
@@ -171,7 +189,9 @@ cdef Emptied empty(LRU lru):
     emptied.slots, emptied.used = lru.slots, lru.used
     if lru.cells != &nowhere:
         PyMem_Free(lru.cells)
-    lru.slots, lru.cells, lru.mask = NULL, &nowhere, 0
+    PyMem_Free(lru.hits)
+    PyMem_Free(lru.warmth)
+    lru.slots, lru.cells, lru.mask, lru.hits, lru.warmth = NULL, &nowhere, 0, NULL, NULL
     lru.room = lru.used = lru.free = lru.held = lru.newest = lru.oldest = 0
     lru.bytes_ = 0
     return emptied

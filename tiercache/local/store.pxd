@@ -39,6 +39,7 @@ cdef class Store:
     cdef readonly object guard        # entered around every call below
 
     cdef Ends* find(self, str key, void** value) except? NULL
+    cdef void count_found(self) noexcept
     cdef bint take(self, str key, list dropped) except -1
     cdef Py_ssize_t put(self, Entry entry, list dropped) except -1
     cdef int clear(self, list dropped) except -1

@@ -67,6 +67,10 @@ cdef class Store:
         # Both hold until the next call.
         raise NotImplementedError
 
+    cdef void count_found(self) noexcept:
+        # The entry that was found last was served.
+        pass
+
     cdef bint take(self, str key, list dropped) except -1:
         # Remove the entry, if there is one.
         raise NotImplementedError

@@ -1,8 +1,9 @@
 from cpython.ref cimport PyObject
 
 from tiercache.local.flight cimport Flight
-from tiercache.local.lru cimport LRU, Slot, seek, touch
+from tiercache.local.lru cimport LRU, Slot, count_hit, seek, touch
 from tiercache.local.store cimport Ends, Entry, Store
+from tiercache.local.warmth cimport Warmth
 
 # What `probe` answers (the plain number: a member is looked up by name), and for whom it asks.
 cpdef enum Verdict:
@@ -36,6 +37,7 @@ cdef class Table:
     cdef unsigned int epochs
     cdef public bint closed
     cdef long long hits
+    cdef Warmth warmth                # None until somebody asks which keys are hot
 
     cdef int bump(self, str name, long long n=*) except -1
     cdef tuple _probe(
@@ -56,6 +58,7 @@ cdef inline PyObject* hit_at(Table table, unsigned int at, double latest) noexce
     if latest >= slot.ends.early or slot.ends.epoch != table.epoch:
         return NULL
     touch(<LRU>lru, at)
+    count_hit(<LRU>lru, at)
     table.hits += 1
     return slot.value
 

@@ -18,6 +18,7 @@ from tiercache.local.flight cimport Flight, wake
 from tiercache.local.foreign cimport Foreign
 from tiercache.local.lru cimport LRU
 from tiercache.local.store cimport Ends, Entry, before, entry_of, read_fill
+from tiercache.local.warmth cimport Hottest, Warmth
 from tiercache.local.xfetch cimport falls
 
 cdef unsigned int LOST = 0xFFFFFFFF
@@ -102,6 +103,7 @@ cdef class Table:
             return None
         if mode != VERIFY:
             self.hits += 1
+            self.store.count_found()
         if stale:
             self.bump("stale_served")
         if not due:
@@ -234,6 +236,21 @@ cdef class Table:
         with self.guard, cython.critical_section(self):
             self._cut_flights(dropped)
             self.store.clear(dropped)
+
+    def hot(self, Py_ssize_t most, double now, double half_life):
+        """The keys that are hit most often, at most so many: (key, hits per second, share of all hits), hottest first.
+
+        Rates decay with `half_life`, in seconds; they are counted from the first call on. TypeError where the store
+        is not the LRU, because the hits of another are not counted.
+        """
+        cdef Hottest hottest = Hottest(most)
+        if self.store is not self.lru:
+            raise TypeError("the hits of a store of your own are not counted: hot() needs the built-in one")
+        with self.guard, cython.critical_section(self):
+            if self.warmth is None:
+                self.warmth = Warmth(now, self.hits)
+            self.warmth.look(self.lru, self.hits, now, half_life, hottest)
+        return hottest.listed()
 
     def count(self, str name not None, long long n=1):
         """Add to a counter of `stats()`."""

@@ -1,0 +1,93 @@
+"""How popular the entries of the LRU are.
+
+Theory. A hit adds one to its slot's counter and does no more. Who asks for the popularity folds the counters into the
+warmth of each entry: with half-life H, T seconds after the last look, it becomes
+
+    warmth * f + hits * (1 - f) H / (T ln 2),    f = 2 ** (-T / H)
+
+as if each of the hits had decayed since it came, the hits spread evenly over T. Under a steady rate r warmth tends to
+r H / ln 2, and has reached 1 - 2 ** (-age / H) of it after counting for `age` seconds; so a rate is read off at once,
+and its error is that of the number of hits. What came before the first look is not counted.
+"""
+cimport cython
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.math cimport M_LN2
+
+from tiercache.local.lru cimport LRU
+
+
+@cython.final
+@cython.no_gc
+cdef class Hottest:
+    """The hottest of what is offered, at most `most`; made before the table's lock is taken, read after it."""
+
+    def __cinit__(self, Py_ssize_t most):
+        self.most = max(0, most)
+        self.keys = <PyObject**>PyMem_Malloc((self.most + 1) * sizeof(PyObject*))
+        self.warmths = <double*>PyMem_Malloc((self.most + 1) * sizeof(double))
+        if self.keys == NULL or self.warmths == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        for n in range(self.held):
+            Py_DECREF(<object>self.keys[n])
+        PyMem_Free(self.keys)
+        PyMem_Free(self.warmths)
+
+    cdef int offer(self, PyObject* key, double warmth) noexcept:
+        cdef Py_ssize_t place = self.held
+        if self.held == self.most:
+            if self.most == 0 or warmth <= self.warmths[place - 1]:
+                return 0
+            place -= 1
+            Py_DECREF(<object>self.keys[place])
+        else:
+            self.held += 1
+        while place > 0 and self.warmths[place - 1] < warmth:
+            self.keys[place], self.warmths[place] = self.keys[place - 1], self.warmths[place - 1]
+            place -= 1
+        self.keys[place], self.warmths[place] = key, warmth
+        Py_INCREF(<object>key)
+        return 0
+
+    def listed(self):
+        """(key, hits per second, share of all hits), hottest first."""
+        return [
+            (<object>self.keys[n], self.warmths[n] * self.rate, min(1.0, self.warmths[n] / self.all_))
+            for n in range(self.held)
+        ]
+
+
+@cython.final
+@cython.no_gc
+cdef class Warmth:
+    """What is known of a table's popularity besides the warmth of each entry."""
+
+    def __cinit__(self, double now, long long hits):
+        self.started = self.looked_at = now
+        self.counted = hits
+
+    cdef int look(self, LRU lru, long long hits, double now, double half_life, Hottest hottest) except -1:
+        # Bring the warmth of every entry up to now, and offer them all.
+        cdef bint first = lru.warmth == NULL
+        cdef double elapsed = max(0.0, now - self.looked_at)
+        cdef double kept = 2.0 ** (-elapsed / half_life)
+        cdef double gained = (1.0 - kept) * half_life / (elapsed * M_LN2) if kept < 1.0 else 1.0
+        cdef double reached = 1.0 - 2.0 ** (-max(0.0, now - self.started) / half_life)
+        cdef unsigned int at
+        if first:
+            lru.warmth = <float*>PyMem_Calloc(<size_t>lru.room + 1, sizeof(float))
+            if lru.warmth == NULL:
+                raise MemoryError
+        for at in range(1, lru.used + 1):
+            if not (first and now == self.started):
+                lru.warmth[at] = <float>(lru.warmth[at] * kept + lru.hits[at] * gained)
+            lru.hits[at] = 0
+            if lru.slots[at].key != NULL and lru.warmth[at] > 0:
+                hottest.offer(lru.slots[at].key, lru.warmth[at])
+        self.all_ = self.all_ * kept + (hits - self.counted) * gained
+        self.counted, self.looked_at = hits, now
+        hottest.all_ = self.all_
+        hottest.rate = M_LN2 / half_life / reached if reached > 0.0 else 0.0
+        return 0
