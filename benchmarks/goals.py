@@ -13,6 +13,7 @@ Judge = Callable[[Results], tuple[str, bool] | None]
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 FOUR_THREADS, FOUR_TASKS, MANY_TASKS = (f"4 {TIMES} 250 threads", f"4 {TIMES} 250 tasks", f"1 {TIMES} 5,000 tasks")
+COLD_START = f"1,000 keys {TIMES} 50 tasks, 4 processes"
 THREADS, TASKS, EVENT, FUTURES = "tiercache, threads", "tiercache, tasks", "bare threading.Event", "bare futures"
 
 
@@ -62,6 +63,16 @@ def last_waiter(scene: str, arm: str, bare: str, seconds: float = 0.0, factor: f
     beside = f"{factor:g} {TIMES} {bare}"
     must = f"{seconds * 1e3:g} ms; with fewer cores than processes, or {beside}" if seconds else beside
     return Goal(f"cold herd, {scene}: last waiter", f"at most {must}", judge)
+
+
+def loads(scene: str, arm: str) -> Goal:
+    """Each key is loaded once, in all processes together, in each of the herds."""
+
+    def judge(results: Results) -> tuple[str, bool] | None:
+        row = results.row("herd", f"{scene}: {arm}")
+        return None if row is None else (f"{row['loads']:,}", row["loads"] == row["keys"])
+
+    return Goal(f"cold herd, {scene}: loads, most in any turn", "1 for each key", judge)
 
 
 def commands(scene: str, arm: str, each: int) -> Goal:
@@ -126,6 +137,7 @@ GOALS = (
     size(96),
     last_waiter(FOUR_THREADS, THREADS, EVENT, 0.025),
     last_waiter(FOUR_TASKS, TASKS, FUTURES, 0.008),
+    *(loads(*each) for each in ((FOUR_THREADS, THREADS), (FOUR_TASKS, TASKS), (COLD_START, TASKS))),
     commands(FOUR_THREADS, THREADS, 4),
     commands(FOUR_TASKS, TASKS, 4),
     processor(FOUR_THREADS, THREADS, "dogpile.cache", 3),

@@ -23,7 +23,7 @@ class Monitor:
     """Counts the commands that clients send, without scripts' inner calls and connection set-up."""
 
     def __init__(self, server: RedisServer) -> None:
-        self._client = server.client()
+        self._client = server.client(socket_timeout=None)  # a herd may be silent for long
         self._monitor = self._client.monitor()
         self._monitor.__enter__()
         self.commands: list[str] = []
