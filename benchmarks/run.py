@@ -1,6 +1,6 @@
 """Runs the benchmarks.
 
-    python benchmarks/run.py              all of them, about 25 minutes; rewrites docs/performance.md and its pictures
+    python benchmarks/run.py              all of them, about half an hour; rewrites docs/performance.md and its pictures
     python benchmarks/run.py --quick      the two-minute form; prints its goals and changes nothing
 
 Needs the extras `test` and `bench`. The timed groups run several times in fresh processes, and a row is the smallest
