@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from goals import GOALS
-from results import Results
+from results import Results, Row
 
 ROOT = Path(__file__).parent.parent
 PAGE, FILE, PICTURES = (
@@ -87,9 +87,14 @@ def faster(results: Results) -> str:
             peers = [row for row in rows if row["role"] == "peer" and row["against"] == ours["against"]]
             for peer in (peer for peer in peers if peer[field] < ours[field]):
                 note = f" ({peer['note']})" if "note" in peer else ""
-                part = f"{peer[field] / ours[field]:.2f} of what tiercache's {ours['name']} needs"
-                lines.append(f"- {group}: {peer['name']}{note} needs {part}.")
+                needs = f"needs {peer[field] / ours[field]:.2f} of what {_of_ours(ours)} needs"
+                lines.append(f"- {group}: {peer['name']}{note} {needs}.")
     return "\n".join(lines) or "None in this run."
+
+
+def _of_ours(row: Row) -> str:
+    name = str(row.get("arm", row["name"]))
+    return name if name.startswith("tiercache") else f"tiercache's {name}"
 
 
 def herd(results: Results) -> str:
