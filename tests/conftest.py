@@ -14,8 +14,11 @@ from redis_server import PATIENT, RedisServer
 import tiercache
 from tiercache import Cache
 
+# How long an example takes, or is sought for, is a matter of how busy the machine is.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 # For tests/test_mutants.py: a failure is wanted, not its shortest form.
-settings.register_profile("mutants", phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+settings.register_profile("mutants", deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
