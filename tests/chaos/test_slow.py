@@ -17,6 +17,7 @@ from slow import holds_on_a_blocked_loop, loads_for, overdue, waits_on_a_blocked
 from test_flow import BYPASSES
 
 COLOURS = ("threads", "tasks")
+pytestmark = pytest.mark.steady
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from redis_server import RedisServer
 from test_flow import BYPASSES
 
 COLOURS = ("threads", "tasks")
+pytestmark = pytest.mark.steady
 
 
 def judge(

@@ -31,11 +31,16 @@ class Call:
         self.member, self.key, self.colour, self.how, self.number = member, key, colour, how, number
         self.policy = world.history.policy
         self.start = world.loop.clock
-        self.floor, self.hard_floor = (floors[member, key] for floors in (world.truth.floors, world.truth.hard_floors))
+        self.knows(world.truth)
         self.life = member.lives
         self.ended = False
         self.took = math.inf
         self.cancelled = False
+
+    def knows(self, truth: Truth) -> None:
+        """What its process knows of invalidations when it begins."""
+        of = self.member, self.key
+        self.floor, self.hard_floor, self.heard_floor = truth.floors[of], truth.hard_floors[of], truth.heard_floors[of]
 
     def __repr__(self) -> str:
         return f"call {self.number} of {self.member} ({self.how} {self.key}, {self.colour}, from {self.start:.4f})"
@@ -79,8 +84,8 @@ class Acts:
 
     async def _call(self, call: Call, load: Load) -> None:
         call.start = self.loop.clock
-        floors, hard = self.truth.floors, self.truth.hard_floors
-        call.floor, call.hard_floor = floors[call.member, call.key], hard[call.member, call.key]
+        call.knows(self.truth)
+        unverified = _unverified(call)
         self.truth.note(call, "begins")
         try:
             value, stale = await self._ask(call, load)
@@ -96,7 +101,7 @@ class Acts:
         else:
             said = ("got", "stale" if stale else "", "nothing" if value is AGAIN else self.truth.serial(value))
             if value is not AGAIN:
-                self.truth.answer(call, value, stale)
+                self.truth.answer(call, value, stale, _unverified(call) > unverified)
         call.ended = True
         self.truth.note(call, *said)
         call.took = self.loop.clock - call.start
@@ -266,3 +271,8 @@ class Acts:
     def fill_up(self, _: int, seconds: float) -> None:
         self.truth.redis.db.full = True
         self.loop.in_lane(self.loop.network, seconds, setattr, self.truth.redis.db, "full", False)
+
+
+def _unverified(call: Call) -> int:
+    """How often its process has served an entry because Redis could not be asked."""
+    return int(call.member.cache.stats()["unverified_served"])

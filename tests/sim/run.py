@@ -87,7 +87,12 @@ class Run(Acts):
         # value that was pushed (it counts from the election) or written between PTTL and GET.
         careful = self.history.settings["push_bytes"] or any(act.what == "write" for act in self.history.acts)
         meant = careful or any(act.what == "call" and act.args[2] == "refresh" for act in self.history.acts)
-        if self.history.kind == "good" and self.history.policy.beta == 0 and truth.fresh_granted and not meant:
+        if (
+            self.history.kind == "good"
+            and self.history.policy.beta == 0
+            and truth.fresh_granted > truth.torn
+            and not meant
+        ):
             truth.violated("a fresh record was loaded again")
 
     def _led_after_a_crash(self) -> None:

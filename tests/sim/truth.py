@@ -51,6 +51,9 @@ class Truth:
         self.soft: set[int] = set()
         self.floors: dict[tuple[Any, str], int] = defaultdict(int)  # member, key -> the last one it handled
         self.hard_floors: dict[tuple[Any, str], int] = defaultdict(int)
+        self.heard_floors: dict[tuple[Any, str], int] = defaultdict(int)  # the last one of which it knows by name
+        self.torn = 0  # reads whose PTTL was of another record than their GET
+        self._pttl: dict[tuple[Any, bytes], Any] = {}  # member, name -> what stood there
         self.heard: dict[bytes, set[bytes]] = defaultdict(set)  # token -> attempts whose GRANTED arrived
         self.grants: dict[tuple[bytes, int], int] = {}  # token, attempt -> when
         self.granted: dict[str, list[float]] = defaultdict(list)  # when leases were granted
@@ -110,6 +113,10 @@ class Truth:
         script = SCRIPT.get(words[1]) if words[0].startswith(b"EVAL") else None
         if script is None:
             reply = self.redis.execute(*words)
+            if words[0] == b"PTTL":
+                self._pttl[member, words[1]] = self.redis.db.get(words[1])
+            elif words[0] == b"GET":
+                self.torn += self._pttl.pop((member, words[1]), reply) != reply
             if self.log is not None:
                 self.note("  server:", member, words[0].decode(), "->", _short(reply))
             return reply
@@ -250,8 +257,10 @@ class Truth:
 
     # What a process knows.
 
-    def handled(self, member: Any, key: str, seq: int) -> None:
-        """A process has handled the invalidation or write that was executed at `seq`."""
+    def handled(self, member: Any, key: str, seq: int, heard: bool = True) -> None:
+        """A process has handled the invalidation or write that was executed at `seq`; not `heard`: by a new epoch."""
+        if heard and (seq in self.hard or seq in self.soft):
+            self.heard_floors[member, key] = max(self.heard_floors[member, key], seq)
         if seq in self.hard:
             self.hard_floors[member, key] = max(self.hard_floors[member, key], seq)
         if seq in self.hard or seq in self.soft:  # the announcement of a refresh is no fence
@@ -263,18 +272,22 @@ class Truth:
         for fences in (self.fences, self.hard_fences):
             for key, fence in fences.items():
                 if fence <= seq:
-                    self.handled(member, key, fence)
+                    self.handled(member, key, fence, heard=False)
         for name in [each for each in self.resting if each[0] is member]:
             del self.resting[name]
 
     # The answers.
 
-    def answer(self, call: Any, value: Any, stale: bool) -> None:
-        """Judge what a caller got; `call` has member, key, start, floors (at its start) and policy."""
+    def answer(self, call: Any, value: Any, stale: bool, unverified: bool = False) -> None:
+        """Judge what a caller got; `call` has member, key, start, floors (at its start) and policy.
+
+        `unverified`: Redis could not be asked. Then an entry of an earlier epoch may serve, as protocol.md says, unless
+        the process has heard of the very invalidation.
+        """
         serial = self.serial(value)
         if serial is None:
             return
-        floor = call.hard_floor if stale else call.floor
+        floor = call.heard_floor if unverified else call.hard_floor if stale else call.floor
         if self.origin[serial] < floor:
             origin = self.origin[serial]
             self.violated(f"S4: {call} got value {serial} (begun at {origin}) though its process knew of {floor}")
