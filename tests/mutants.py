@@ -457,6 +457,13 @@ MUTANTS = [
         "node.table.peek(flight.key)",
         caught_by="tests/test_flow.py::test_a_timeout_serves_no_value_that_redis_no_longer_has",
     ),
+    Mutant(
+        "a failure serves what only tier 1 still has",
+        "leader.py",
+        "failure.old if self.flight.seen is failure.seen else self.old or failure.old",
+        "self.old or failure.old",
+        caught_by="tests/test_flow.py::test_a_failure_serves_no_value_that_redis_no_longer_has",
+    ),
     # The scripts, as the simulator runs them.
     Mutant(
         "a lease is granted while another holds it",

@@ -373,6 +373,20 @@ def test_a_timeout_serves_no_value_that_redis_no_longer_has(fleet: MemoryRedis) 
         assert cache._process.node.leaders == {}
 
 
+def test_a_failure_serves_no_value_that_redis_no_longer_has(fleet: MemoryRedis) -> None:
+    """Neither the call whose loader fails nor those that come before its cooldown has ended."""
+    with MemoryCache(fleet) as cache:
+        cache.set("k", "old", ttl=60, stale_if_error=60)
+        inbox = cache._process.node.inbox
+        inbox.lost("its connection broke")
+        fleet.execute(b"DEL", b"tc1:{default:k}:v")
+        inbox.subscribed()
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                cache.get_or_load("k", lambda: 1 // 0, stale_if_error=60, error_backoff=5)
+        assert cache.stats()["loads"] == 1
+
+
 def test_a_refresh_with_a_timeout_does_not_wait_for_a_read(fleet: MemoryRedis) -> None:
     """It joins the flight of a `get` that hangs, which is no load, and gives up in time, having asked once."""
     with MemoryCache(fleet) as cache:

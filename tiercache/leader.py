@@ -237,7 +237,8 @@ class Leader:
         failure = self.node.failure(self.key)
         if failure is not None:
             self.quiet = failure.until - self.node.now()
-            self.old = self.old or failure.old
+            # Of the entry that the failed flight began with, it knew what Redis still has.
+            self.old = failure.old if self.flight.seen is failure.seen else self.old or failure.old
             outcome, fill = self._failed(failure.error)
             return outcome.shared(), fill
         if self.looked:
@@ -462,7 +463,7 @@ class Leader:
 
     def _remember(self, error: BaseException, pause: float) -> bool:
         # What was fenced says nothing of the loads that come after the fence, and its old value is over.
-        return not self.flight.cut and self.node.failed(self.key, error, pause, self.old)
+        return not self.flight.cut and self.node.failed(self.flight, error, pause, self.old)
 
     def _failed(self, error: BaseException) -> Ending:
         # Stale-if-error, else the error.

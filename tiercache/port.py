@@ -198,6 +198,7 @@ class Failure(NamedTuple):
     error: BaseException
     until: float
     old: Old | None  # what may still serve
+    seen: Any  # the entry of tier 1 that it began with, or None
 
 
 Fly: TypeAlias = Callable[["Port"], Coroutine[Any, Any, Outcome | None]]
@@ -295,10 +296,10 @@ class Node:
         failure = self.failures.get(key)
         return failure if failure is not None and self.now() < failure.until else None
 
-    def failed(self, key: str, error: BaseException, pause: float, old: Old | None) -> bool:
+    def failed(self, flight: Flight, error: BaseException, pause: float, old: Old | None) -> bool:
         """Remember a failed load until its cooldown ends. True if it is the first one in a row."""
-        first = self.failures.pop(key, None) is None
-        _keep(self.failures, key, Failure(error, self.now() + pause, old))
+        first = self.failures.pop(flight.key, None) is None
+        _keep(self.failures, flight.key, Failure(error, self.now() + pause, old, flight.seen))
         return first
 
     def succeeded(self, key: str) -> None:
