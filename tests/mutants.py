@@ -460,7 +460,7 @@ MUTANTS = [
     Mutant(
         "a failure serves what only tier 1 still has",
         "leader.py",
-        "failure.old if self.flight.seen is failure.seen else self.old or failure.old",
+        "failure.old if self.flight.seen == failure.seen else self.old or failure.old",
         "self.old or failure.old",
         caught_by="tests/test_flow.py::test_a_failure_serves_no_value_that_redis_no_longer_has",
     ),

@@ -238,7 +238,7 @@ class Leader:
         if failure is not None:
             self.quiet = failure.until - self.node.now()
             # Of the entry that the failed flight began with, it knew what Redis still has.
-            self.old = failure.old if self.flight.seen is failure.seen else self.old or failure.old
+            self.old = failure.old if self.flight.seen == failure.seen else self.old or failure.old
             outcome, fill = self._failed(failure.error)
             return outcome.shared(), fill
         if self.looked:

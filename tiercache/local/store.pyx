@@ -49,6 +49,18 @@ cdef class Entry:
     def weight(self):
         return self.ends.weight
 
+    def __eq__(self, other):
+        # Is it the same, perhaps at another moment?
+        if not isinstance(other, Entry):
+            return NotImplemented
+        return (
+            self.key == (<Entry>other).key and self.value is (<Entry>other).value
+            and self.ends.fresh == (<Entry>other).ends.fresh and self.ends.id == (<Entry>other).ends.id
+        )
+
+    def __hash__(self):
+        return hash((self.key, self.ends.fresh, self.ends.id))
+
     def __repr__(self):
         return f"<Entry {self.key!r}>"
 
