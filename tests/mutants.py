@@ -390,7 +390,7 @@ MUTANTS = [
         "flow.py",
         """\
         if outcome is not AGAIN:
-            return outcome
+            return outcome.followed() if verdict == JOIN else outcome
 """,
         """\
         return outcome
@@ -425,8 +425,8 @@ MUTANTS = [
     Mutant(
         "a refresh by the caller knows no timeout",
         "flow.py",
-        "        outcome = await _join(port, flight, loader, policy, ends)\n    return answer(value)",
-        "        outcome = await _join(port, flight, loader, policy, PATIENT)\n    return answer(value)",
+        "        outcome = await _join(port, flight, loader, policy, ends)\n    return present",
+        "        outcome = await _join(port, flight, loader, policy, PATIENT)\n    return present",
         caught_by="tests/test_aio.py::test_a_refresh_by_the_caller_keeps_the_callers_timeout",
     ),
     Mutant(

@@ -18,6 +18,7 @@ from tiercache import (
     PolicyError,
     ReentrantLoadError,
     RemoteUnavailable,
+    Result,
     TierCacheError,
 )
 
@@ -211,6 +212,10 @@ def sync_calls() -> None:
     assert_type(cache.refresh("k", load), Item)
     assert_type(cache.refresh("token", load_token), str)
     assert_type(cache.refresh("word", load_word), str)
+    found = cache.lookup("k", load)
+    assert_type(found, Result[Item])
+    assert_type((found.value, found.age, found.stale), tuple[Item, float | None, bool])
+    assert_type(cache.lookup("token", load_token).value, str)
     maybe = cache.get("k")
     assert maybe is not None
     assert cache.get("absent", 7) == 7
@@ -231,6 +236,7 @@ async def async_calls() -> None:
     assert_type(await asyncio.create_task(cache.aget_or_load("k", aload)), Item)
     assert_type(await cache.arefresh("k", aload), Item)
     assert_type(await cache.arefresh("token", load_token), str)
+    assert_type((await cache.alookup("k", aload)).value, Item)
     assert_type(await cache.arefresh("token", partial(fetch_token.__wrapped__, "a")), str)
     await cache.aget("k", None)
     await cache.aset("k", 1, ttl=60)

@@ -15,6 +15,7 @@ from tiercache.errors import (
 from tiercache.hot import Hot
 from tiercache.loaded import Loaded
 from tiercache.policy import Policy
+from tiercache.result import Result
 
 __version__ = "0.1.0"
 
@@ -32,5 +33,6 @@ __all__ = [
     "PolicyError",
     "ReentrantLoadError",
     "RemoteUnavailable",
+    "Result",
     "TierCacheError",
 ]

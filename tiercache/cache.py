@@ -24,6 +24,7 @@ from tiercache.port import AGAIN, Outcome, Port, RemoteDown, RemoteRefused, is_a
 from tiercache.process import Process
 from tiercache.remote.address import Address
 from tiercache.remote.commands import Names, wire_key
+from tiercache.result import Result
 from tiercache.settings import check_settings, weigher
 from tiercache.signing import Signer, check_keys
 from tiercache.values import Values
@@ -146,18 +147,59 @@ class Cache(Face, Decorators):
         return await self._aload(key, loader, self._derive(ttl, policy))
 
     def _load(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Any:
-        _check_loader(loader, blocking=True)
-        outcome = run(flow.get_or_load(self._blocking(), self._wire(key), loader, policy, mode))
-        if outcome.error is not None:
-            raise outcome.error
-        return copy.deepcopy(outcome.value) if policy.copy else outcome.value
+        return _value(self._outcome(key, loader, policy, mode), policy)
 
     async def _aload(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Any:
+        return _value(await self._aoutcome(key, loader, policy, mode), policy)
+
+    def _outcome(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Outcome:
+        _check_loader(loader, blocking=True)
+        return run(flow.get_or_load(self._blocking(), self._wire(key), loader, policy, mode))
+
+    async def _aoutcome(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Outcome:
         _check_loader(loader, blocking=False)
-        outcome = await flow.get_or_load(self._aio(), self._wire(key), loader, policy, mode)
-        if outcome.error is not None:
-            raise outcome.error
-        return copy.deepcopy(outcome.value) if policy.copy else outcome.value
+        return await flow.get_or_load(self._aio(), self._wire(key), loader, policy, mode)
+
+    @overload
+    def lookup(
+        self, key: str, loader: Callable[[], Loaded[T]], *, ttl: float | None = None, **policy: Any
+    ) -> Result[T]: ...
+    @overload
+    def lookup(
+        self, key: str, loader: Callable[[], T | Loaded[T]], *, ttl: float | None = None, **policy: Any
+    ) -> Result[T]: ...
+    def lookup(self, key: str, loader: Callable[[], Any], *, ttl: float | None = None, **policy: Any) -> Any:
+        """`get_or_load`, and how the value was come by: a `Result`. Raises what `get_or_load` raises."""
+        derived = self._derive(ttl, policy)
+        self._process.node.note_births()
+        return self._result(self._outcome(key, loader, derived), derived)
+
+    @overload
+    async def alookup(
+        self, key: str, loader: Callable[[], Awaitable[Loaded[T]]], *, ttl: float | None = None, **policy: Any
+    ) -> Result[T]: ...
+    @overload
+    async def alookup(
+        self, key: str, loader: Callable[[], Awaitable[T | Loaded[T]]], *, ttl: float | None = None, **policy: Any
+    ) -> Result[T]: ...
+    @overload
+    async def alookup(
+        self, key: str, loader: Callable[[], Loaded[T]], *, ttl: float | None = None, **policy: Any
+    ) -> Result[T]: ...
+    @overload
+    async def alookup(
+        self, key: str, loader: Callable[[], T | Loaded[T]], *, ttl: float | None = None, **policy: Any
+    ) -> Result[T]: ...
+    async def alookup(self, key: str, loader: Callable[[], Any], *, ttl: float | None = None, **policy: Any) -> Any:
+        """Awaitable `lookup`."""
+        derived = self._derive(ttl, policy)
+        self._process.node.note_births()
+        return self._result(await self._aoutcome(key, loader, derived), derived)
+
+    def _result(self, outcome: Outcome, policy: Policy) -> Result[Any]:
+        value, born = _value(outcome, policy), outcome.born
+        age = None if born is None else max(0.0, self._process.node.now() - born)
+        return Result(value, outcome.source, age, outcome.stale, outcome.failure)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The cached values of `keys`, in one round trip per 512 keys; absent keys are left out."""
@@ -374,6 +416,12 @@ class _unavailable:
             keys = list(self._keys)
             named = repr(keys[0]) + (f" and {len(keys) - 1} more" if len(keys) > 1 else "") if keys else ""
             raise RemoteUnavailable(f"{self._doing} {named}: {error}".replace(" :", ":")) from None
+
+
+def _value(outcome: Outcome, policy: Policy) -> Any:
+    if outcome.error is not None:
+        raise outcome.error
+    return copy.deepcopy(outcome.value) if policy.copy else outcome.value
 
 
 def _check_loader(loader: Any, blocking: bool) -> None:

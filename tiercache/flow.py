@@ -14,6 +14,7 @@ from typing import Any
 from tiercache.errors import LoadTimeout, ReentrantLoadError
 from tiercache.leader import PATIENT, Deadlines, Leader, behind, late, meanwhile, tail
 from tiercache.local.flight import Flight
+from tiercache.local.store import Entry
 from tiercache.local.table import Mode, Verdict
 from tiercache.policy import Policy
 from tiercache.port import (
@@ -46,10 +47,12 @@ async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode
             key, node.now(), node.draw(), policy.stale_while_revalidate, policy.beta, mode
         )
         if verdict == HIT:
-            return answer(rest[0]).shared()
+            if node.births is None:  # nobody asks more than the value
+                return answer(rest[0]).shared()
+            return _local(node, node.table.peek(key), rest[0])
         flight = rest[-1]
         if verdict == DUE:
-            return await _due(port, flight, rest[0], loader, policy, ends)
+            return await _due(port, flight, loader, policy, ends)
         if node.reenters(key):
             if verdict == LEAD:
                 node.table.settle(flight, AGAIN)
@@ -69,7 +72,14 @@ async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode
         if verdict == LEAD and outcome is AGAIN:
             ends = ends._replace(soft=math.inf)  # what interrupts the loader shall reach this caller's frame
         if outcome is not AGAIN:
-            return outcome
+            return outcome.followed() if verdict == JOIN else outcome
+
+
+def _local(node: Node, entry: Entry | None, value: Any) -> Outcome:
+    """The outcome of a value out of tier 1; `entry` is where it stood, unless it was replaced since."""
+    if entry is None or entry.value is not value:
+        return answer(value).shared()
+    return node.old(entry).serves(node.now()).shared()
 
 
 def _deadlines(node: Node, policy: Policy, mode: int) -> Deadlines:
@@ -81,16 +91,18 @@ def _deadlines(node: Node, policy: Policy, mode: int) -> Deadlines:
     return Deadlines(until, soft)
 
 
-async def _due(port: Port, flight: Flight, value: Any, loader: Loader, policy: Policy, ends: Deadlines) -> Outcome:
+async def _due(port: Port, flight: Flight, loader: Loader, policy: Policy, ends: Deadlines) -> Outcome:
     """Serve the value and refresh it behind, or first, where the policy says so."""
     fly = Leader(port, flight, loader, policy).flies_at
+    assert flight.seen is not None
+    present = _local(port.node, flight.seen, flight.seen.value)
     if policy.refresh == "background":
         behind(port, flight, fly)
-        return answer(value).shared()
+        return present
     outcome = await port.lead(flight, fly, policy)
     if outcome is None:
         outcome = await _join(port, flight, loader, policy, ends)
-    return answer(value).shared() if outcome is AGAIN or isinstance(outcome.error, LoadTimeout) else outcome
+    return present if outcome is AGAIN or isinstance(outcome.error, LoadTimeout) else outcome
 
 
 async def _join(
@@ -170,7 +182,7 @@ def _ended(node: Node, flight: Flight, found: Found | None, policy: Policy, sent
     """Settle a reading flight with what was found (None: Redis could not be read)."""
     if found is None:
         node.count("unread")
-        outcome, fill = unverified(node, flight.seen, policy), None
+        outcome, fill = unverified(node, None if flight.seen is None else node.old(flight.seen), policy), None
     else:
         outcome, fill = look(node, flight, found, policy, sent, epoch)
         node.count("misses" if outcome is None else "hits_remote")
@@ -178,7 +190,7 @@ def _ended(node: Node, flight: Flight, found: Found | None, policy: Policy, sent
             node.count("stale_served")
     if outcome is None:
         outcome, fill = AGAIN, None
-    node.table.settle(flight, outcome, fill)
+    node.settle(flight, outcome, fill)
     return outcome
 
 
@@ -255,7 +267,7 @@ async def _write_batch(port: Port, batch: list[Any], policy: Policy) -> None:
             verify = sent + policy.local_ttl if node.remote.shared else math.inf
             fresh, hard = sent + policy.ttl, sent + policy.ttl + tail(policy)
             fill = (value, fresh, hard, verify, 0.0, policy.beta, epoch, id, weight) if done else None
-            node.table.settle(flight, Outcome(value) if done else AGAIN, fill)
+            node.settle(flight, Outcome(value, born=sent) if done else AGAIN, fill)
 
 
 async def invalidate(port: Port, keys: list[str], soft: bool) -> None:

@@ -49,6 +49,7 @@ from tiercache.port import (
 )
 from tiercache.reading import clamp, look, unverified
 from tiercache.record import unpack
+from tiercache.result import Source
 
 log = logging.getLogger("tiercache")
 
@@ -72,12 +73,11 @@ PATIENT = Deadlines()
 
 def late(node: Node, flight: Flight, policy: Policy) -> Outcome:
     """For a caller whose `timeout` passed: an old value if there is one, else LoadTimeout."""
+    error = LoadTimeout(f"no value of {flight.key!r} within the timeout ({policy.timeout:g} s): its load still runs")
     old = _old(node, flight)
     if old is not None and _serves(node, old, policy):
-        return _stale(node, old)
-    return Outcome(
-        error=LoadTimeout(f"no value of {flight.key!r} within the timeout ({policy.timeout:g} s): its load still runs")
-    )
+        return _stale(node, old, error)
+    return Outcome(error=error)
 
 
 def meanwhile(node: Node, flight: Flight, policy: Policy) -> Outcome | None:
@@ -95,17 +95,17 @@ def _old(node: Node, flight: Flight) -> Old | None:
     leader = node.leaders.get(flight)
     if leader is not None:
         return leader.old  # type: ignore[no-any-return]
-    return None if flight.seen is None else Old.of(flight.seen)
+    return None if flight.seen is None else node.old(flight.seen)
 
 
 def _serves(node: Node, old: Old, policy: Policy) -> bool:
     return not isinstance(old.value, Raises) and node.now() < min(old.hard, old.fresh + tail(policy))
 
 
-def _stale(node: Node, old: Old) -> Outcome:
-    stale = old.soft_invalid or node.now() >= old.fresh  # else it was to be refreshed early
-    node.count("stale_served", int(stale))
-    return Outcome(old.value, stale=stale)
+def _stale(node: Node, old: Old, failure: BaseException | None = None) -> Outcome:
+    outcome = old.serves(node.now(), failure)
+    node.count("stale_served", int(outcome.stale))
+    return outcome
 
 
 def behind(port: Port, flight: Flight, fly: Fly) -> None:
@@ -135,12 +135,13 @@ class Leader:
         self.known = b""
         self.quiet = 0.0  # seconds for which an old value is served without asking again
         self.serves_read = False  # the outcome is a record that was read, not a value that was loaded
+        self.waited = False
         self.private = False  # the outcome is for the leader's own caller alone
         self.keeps = True  # the loader did not say otherwise
         seen = flight.seen
         self.old = self.node.softened.get(self.key)
         if seen is not None:
-            self.old = Old.of(seen)
+            self.old = self.node.old(seen)
         if flight.early and seen is not None:
             self.known = seen.id
         if flight.mode == FORCE:
@@ -179,7 +180,7 @@ class Leader:
         outcome, fill = ended
         if fill is None:
             self._rest()  # before the next caller can start another refresh
-        table.settle(self.flight, AGAIN if self.private else outcome, fill)
+        self.node.settle(self.flight, AGAIN if self.private else outcome, fill)
         if fill is not None:
             self._rest()
         if not self.quiet and self.serves_read and not self.flight.early and self.flight.mode == LOAD:
@@ -272,12 +273,20 @@ class Leader:
         outcome, fill = look(self.node, self.flight, found, self.policy, sent, epoch)
         if outcome is not None and accept:
             self.serves_read = True
+            outcome.source = self._read_as()
             return outcome, fill
-        if found.record is not None and fill is not None:
+        record = found.record
+        if record is not None and fill is not None:
             value, fresh, hard, _, delta, *_ = fill
-            soft_invalid = found.record.soft_invalid
-            self.old = Old(value, fresh, hard, delta, None if soft_invalid else fill, soft_invalid)
+            self.old = Old(
+                value, fresh, hard, delta, source=self._read_as(), born=hard - record.hard_ms / 1000,
+                fill=None if record.soft_invalid else fill, soft_invalid=record.soft_invalid,
+            )  # fmt: skip
         return None
+
+    def _read_as(self) -> Source:
+        # What is read after a wait is what was waited for.
+        return "waited" if self.waited else "remote"
 
     # Electing.
 
@@ -344,6 +353,7 @@ class Leader:
         soft = self.ends.soft if self.port.in_frame else math.inf  # else the caller only joins this flight
         limit = min(again_at, self.ends.until, give_up, max(now, soft))
         node.count("waits")
+        self.waited = True
         message = await self.port.wait(slot, limit - now)
         if message is not None:
             return await self._heard(slot, message, busy.holder, sent, epoch)
@@ -377,7 +387,9 @@ class Leader:
         if taken is not None and not taken[0].stale:
             return taken
         if record.hard_ms == 0 and self.old is not None:
-            return answer(self.old.value), None  # an answer that is not kept, meant for those who waited
+            return answer(
+                self.old.value, "waited", self.old.born
+            ), None  # an answer that is not kept, meant for those who waited
         # It was waited for longer than it lives. By this clock it may be over, but Redis knows what it has left.
         return await self._again(self.read(accept=True))
 
@@ -409,6 +421,7 @@ class Leader:
             outcome = await self.port.load(self.loader, self.flight, self.policy)
         finally:
             self.node.timer.drop(lease)
+        outcome.born = self.node.now()
         return self._unwrapped(outcome, outcome.value) if isinstance(outcome.value, Loaded) else outcome
 
     def _unwrapped(self, outcome: Outcome, loaded: Loaded[Any]) -> Outcome:
@@ -417,13 +430,13 @@ class Leader:
         except PolicyError as error:
             return Outcome(error=error)
         self.keeps = loaded.cache
-        return Outcome(loaded.value)
+        return Outcome(loaded.value, born=outcome.born)
 
     async def _commit(self, value: Any, delta: float) -> Ending:
         node = self.node
         fresh, hard = self._lifetimes(value)
         if self.lease.lost:
-            return answer(value), None
+            return answer(value, "loaded", node.now()), None
         record, size = None, 0
         if node.remote.shared:
             try:
@@ -443,9 +456,10 @@ class Leader:
         else:
             node.count("commits" if kept else "commit_rejected")
         node.succeeded(self.key)
+        outcome = answer(value, "loaded", sent)
         if not kept or not hard:
-            return answer(value), None
-        return answer(value), self._fill(value, size, sent, fresh, hard, delta, epoch, self.lease.id)
+            return outcome, None
+        return outcome, self._fill(value, size, sent, fresh, hard, delta, epoch, self.lease.id)
 
     async def _load_failed(self, error: BaseException) -> Ending:
         node, policy = self.node, self.policy
@@ -470,8 +484,8 @@ class Leader:
         old, now = self.old, self.node.now()
         if old is not None and self.flight.mode != FORCE and now < min(old.hard, old.fresh + tail(self.policy)):
             self.node.count("stale_served", 0 if self.flight.early else 1)
-            outcome = answer(old.value)
-            outcome.stale = True
+            outcome = old.serves(now, error)
+            outcome.stale = True  # it stands in for what could not be loaded
             return outcome, old.fill
         return Outcome(error=error), None
 
@@ -506,7 +520,7 @@ class Leader:
             LoadTimeout(f"the loader of {self.key!r} ran longer than max_load ({self.policy.max_load:g} s)")
         )
         self.node.count("loads_overdue")
-        self.node.table.settle(self.flight, outcome, fill)
+        self.node.settle(self.flight, outcome, fill)
         self._abandon()
         self.port.stop()
 

@@ -18,17 +18,33 @@ from tiercache.local.store import Entry
 from tiercache.local.table import Raises, Table
 from tiercache.policy import Policy
 from tiercache.record import Record
+from tiercache.result import Source
+
+BIRTHS = 10_000  # entries of tier 1 whose age is known
 
 
 class Outcome:
-    """How a call or a flight ended: with a value or with an error to raise."""
+    """How a call or a flight ended: with a value or with an error to raise.
 
-    __slots__ = ("error", "stale", "value")
+    `born` is when the value was stored, None if nobody knows; `failure` is why a stale one serves, if a load failed.
+    """
 
-    def __init__(self, value: Any = None, error: BaseException | None = None, stale: bool = False) -> None:
+    __slots__ = ("born", "error", "failure", "source", "stale", "value")
+
+    def __init__(
+        self,
+        value: Any = None,
+        error: BaseException | None = None,
+        *,
+        source: Source = "loaded",
+        born: float | None = None,
+    ) -> None:
         self.value = value
         self.error = error
-        self.stale = stale
+        self.source = source
+        self.born = born
+        self.stale = False
+        self.failure: BaseException | None = None
 
     def shared(self) -> "Outcome":
         """For another caller: the same value, or its own copy of the error, caused by the original."""
@@ -43,6 +59,12 @@ class Outcome:
         twin.__cause__ = self.error
         return Outcome(error=twin)
 
+    def followed(self) -> "Outcome":
+        """For who joined the flight: what was loaded, was waited for."""
+        if self.source != "loaded" or self.error is not None or self is AGAIN:
+            return self
+        return Outcome(self.value, source="waited", born=self.born)
+
 
 Loader: TypeAlias = Callable[[], Any]
 # What tier 1 keeps: value, fresh, hard, verify (monotonic ends), delta, beta, epoch, record id, weight.
@@ -51,9 +73,9 @@ Fill: TypeAlias = tuple[Any, float, float, float, float, float, int, bytes, int]
 AGAIN = Outcome()  # the flight ended without an answer: ask the table again
 
 
-def answer(value: Any) -> Outcome:
+def answer(value: Any, source: Source = "local", born: float | None = None) -> Outcome:
     """The outcome that a cached value stands for."""
-    return Outcome(error=value.error) if isinstance(value, Raises) else Outcome(value)
+    return Outcome(error=value.error) if isinstance(value, Raises) else Outcome(value, source=source, born=born)
 
 
 def is_async(loader: Loader) -> bool:
@@ -156,18 +178,30 @@ class Remote(Protocol):
 class Old:
     """An older value that may still serve, with its monotonic ends; a soft-invalid one when a load fails, only."""
 
-    __slots__ = ("delta", "fill", "fresh", "hard", "soft_invalid", "value")
+    __slots__ = ("born", "delta", "fill", "fresh", "hard", "soft_invalid", "source", "value")
 
     def __init__(
-        self, value: Any, fresh: float, hard: float, delta: float, fill: Any = None, soft_invalid: bool = False
+        self,
+        value: Any,
+        fresh: float,
+        hard: float,
+        delta: float,
+        *,
+        source: Source = "local",
+        born: float | None = None,
+        fill: Any = None,
+        soft_invalid: bool = False,
     ) -> None:
         self.value, self.fresh, self.hard, self.delta = value, fresh, hard, delta
+        self.source, self.born = source, born
         self.fill, self.soft_invalid = fill, soft_invalid
 
-    @classmethod
-    def of(cls, entry: Entry, soft_invalid: bool = False) -> "Old":
-        """What stands in tier 1."""
-        return cls(entry.value, entry.fresh, entry.hard, entry.delta, soft_invalid=soft_invalid)
+    def serves(self, now: float, failure: BaseException | None = None) -> Outcome:
+        """The outcome of who gets it in place of a new value."""
+        outcome = answer(self.value, self.source, self.born)
+        outcome.stale = self.soft_invalid or now >= self.fresh  # else it was to be refreshed early
+        outcome.failure = failure
+        return outcome
 
 
 class Slot:
@@ -271,7 +305,9 @@ class Node:
         self.failures: OrderedDict[str, Failure] = OrderedDict()
         self.softened: OrderedDict[str, Old] = OrderedDict()  # without tier 2: kept for stale-if-error only
         self.leaders: dict[Flight, Any] = {}  # a leader.Leader for each flight that is under way
+        self.births: OrderedDict[str, tuple[bytes, float]] | None = None  # id and `born` of entries, once asked for
         self.count = self.table.count
+        self.settle: Callable[..., bool] = self.table.settle
 
     def listens(self) -> bool:
         """Has this process an inbox that others can send to?"""
@@ -313,10 +349,28 @@ class Node:
         self.table.cut(key, id)
         self.succeeded(key)
         if entry is not None:
-            _keep(self.softened, key, Old.of(entry, soft_invalid=True))
+            _keep(self.softened, key, self.old(entry, soft_invalid=True))
+
+    def note_births(self) -> None:
+        """From now on, remember how old what is filled into tier 1 is."""
+        if self.births is None:
+            self.births = OrderedDict()
+            self.settle = self._settle_noted
+
+    def _settle_noted(self, flight: Flight, outcome: Outcome, fill: Fill | None = None) -> bool:
+        if self.births is not None and fill is not None and outcome.born is not None:
+            _keep(self.births, flight.key, (fill[7], outcome.born), BIRTHS)
+        return self.table.settle(flight, outcome, fill)
+
+    def old(self, entry: Entry, soft_invalid: bool = False) -> Old:
+        """What stands in tier 1, as a value that may serve when there is no better one."""
+        noted = None if self.births is None else self.births.get(entry.key)
+        born = noted[1] if noted is not None and noted[0] == entry.id else None
+        return Old(entry.value, entry.fresh, entry.hard, entry.delta, born=born, soft_invalid=soft_invalid)
 
 
-def _keep(kept: OrderedDict[str, Any], key: str, value: Any) -> None:
+def _keep(kept: OrderedDict[str, Any], key: str, value: Any, most: int = 1000) -> None:
+    kept.pop(key, None)  # the latest stand last
     kept[key] = value
-    while len(kept) > 1000:
+    while len(kept) > most:
         kept.popitem(last=False)

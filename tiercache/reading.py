@@ -6,7 +6,7 @@ from typing import Any
 from tiercache.errors import CodecError
 from tiercache.local.flight import Flight
 from tiercache.policy import Policy
-from tiercache.port import Fill, Found, Node, Outcome, answer
+from tiercache.port import Fill, Found, Node, Old, Outcome, answer
 from tiercache.record import Record
 
 log = logging.getLogger("tiercache")
@@ -38,7 +38,7 @@ def look(
     now = node.now()
     if record.soft_invalid or now >= hard or now >= fresh + policy.stale_while_revalidate:
         return None, fill
-    outcome = answer(value)
+    outcome = answer(value, "remote", hard - record.hard_ms / 1000)
     outcome.stale = now >= fresh
     return outcome, fill
 
@@ -61,9 +61,10 @@ def clamp(delta: float, ttl: float) -> float:
     return min(max(delta, 0.001), ttl / 4)
 
 
-def unverified(node: Node, old: Any, policy: Policy) -> Outcome | None:
+def unverified(node: Node, old: Old | None, policy: Policy) -> Outcome | None:
     """Redis can't be read: an entry that nobody can verify is served until it expires."""
-    if old is None or node.now() >= min(old.hard, old.fresh + policy.stale_while_revalidate):
+    now = node.now()
+    if old is None or now >= min(old.hard, old.fresh + policy.stale_while_revalidate):
         return None
     node.count("unverified_served")
-    return answer(old.value)
+    return old.serves(now)
