@@ -1,6 +1,7 @@
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, overload
 
+from tiercache.loaded import Loaded
 from tiercache.local.alias import Aliases
 from tiercache.local.table import Table
 
@@ -17,15 +18,30 @@ class Face:
     def get(self, key: str) -> Any: ...
     @overload
     def get(self, key: str, default: D) -> Any | D: ...
-    def get_or_load(self, key: str, loader: Callable[[], T], *, ttl: float | None = None, **policy: Any) -> T: ...
+    @overload
+    def get_or_load(
+        self, key: str, loader: Callable[[], Loaded[T]], *, ttl: float | None = None, **policy: Any
+    ) -> T: ...
+    @overload
+    def get_or_load(
+        self, key: str, loader: Callable[[], T | Loaded[T]], *, ttl: float | None = None, **policy: Any
+    ) -> T: ...
     def aget(self, key: str, default: Any = None) -> Awaitable[Any]: ...
     @overload
     def aget_or_load(
-        self, key: str, loader: Callable[[], Awaitable[T]], *, ttl: float | None = None, **policy: Any
+        self, key: str, loader: Callable[[], Awaitable[Loaded[T]]], *, ttl: float | None = None, **policy: Any
     ) -> Coroutine[Any, Any, T]: ...
     @overload
     def aget_or_load(
-        self, key: str, loader: Callable[[], T], *, ttl: float | None = None, **policy: Any
+        self, key: str, loader: Callable[[], Awaitable[T | Loaded[T]]], *, ttl: float | None = None, **policy: Any
+    ) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def aget_or_load(
+        self, key: str, loader: Callable[[], Loaded[T]], *, ttl: float | None = None, **policy: Any
+    ) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def aget_or_load(
+        self, key: str, loader: Callable[[], T | Loaded[T]], *, ttl: float | None = None, **policy: Any
     ) -> Coroutine[Any, Any, T]: ...
 
 class Call:
