@@ -28,8 +28,8 @@ MODULES = ["alias", "face", "flight", "foreign", "lru", "ready", "store", "table
 class Cache(Face):
     """A face that tells what it was handed."""
 
-    def __init__(self, *, clock: Any = lambda: 0.0, copies: bool = False) -> None:
-        super().__init__(Table(), clock, copies)
+    def __init__(self, *, clock: Any = lambda: 0.0, detour: bool = False) -> None:
+        super().__init__(Table(), clock, detour)
 
     def _get(self, key: Any, default: Any) -> Any:
         return ("get", key, default)
@@ -157,12 +157,25 @@ def test_arguments_are_checked_by_name(cache: Cache) -> None:
 
 def test_a_face_that_copies_answers_nothing_itself(cache: Cache) -> None:
     """With copy=True no value leaves by the short way, of the cache or of a cached function."""
-    copying = Cache(copies=True)
+    copying = Cache(detour=True)
     put(copying, "k", ["value"])
     assert [answer[0] for answer in all_ways(copying, "k")] == ["get", "aget", "get_or_load", "aget_or_load"]
     function = Function(copying)
     function._hit((1,), {}, "k")
     assert function(1) == ("call", (1,), {})
+
+
+def test_the_short_way_can_be_closed_and_opened_at_any_time(cache: Cache) -> None:
+    """Also for a cached function that has learnt already which arguments lead to which entry."""
+    put(cache, "k", "value")
+    function = Function(cache)
+    assert function._hit((1,), {}, "k") == function(1) == cache.get("k") == "value"
+    cache.detour = True
+    assert cache.get("k") == ("get", "k", None)
+    assert function(1) == ("call", (1,), {})
+    assert function._hit((1,), {}, "k") is NotImplemented
+    cache.detour = False
+    assert function(1) == cache.get("k") == "value"
 
 
 @pytest.mark.parametrize("copy", [True, False])

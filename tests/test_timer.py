@@ -51,8 +51,8 @@ class World:
         self.counts: Counter[str] = Counter()
         self.timer = Timer(self.remote, lambda: Io(lambda *_: []), run, self.clock, self._count)  # type: ignore[arg-type, return-value]
 
-    def _count(self, name: str, n: int = 1) -> None:
-        self.counts[name] += n
+    def _count(self, name: str, *told: object) -> None:
+        self.counts[name] += 1
 
     def hold(self, *leases: Lease, max_load: float = 60.0, overdue: Callable[[], object] | None = None) -> None:
         for lease in leases:
@@ -111,7 +111,7 @@ def test_all_due_leases_are_renewed_in_one_call_every_third_of_their_lifetime(wo
 def test_a_shorter_lease_wakes_the_thread_that_sleeps_for_a_longer_one() -> None:
     """It is held while the thread waits, and renewed in its own time, by the real clock."""
     remote = Remote()
-    timer = Timer(remote, lambda: Io(lambda *_: []), run, time.monotonic, lambda name: None)  # type: ignore[arg-type, return-value]
+    timer = Timer(remote, lambda: Io(lambda *_: []), run, time.monotonic, lambda *told: None)  # type: ignore[arg-type, return-value]
     slow, quick, sign = a_lease("slow", 60.0), a_lease("quick", 0.3), a_lease("sign")
     timer.hold(slow, 60.0, None)
     timer.abandon(sign)
@@ -302,7 +302,7 @@ def test_a_child_has_no_lease_of_its_parent(world: World) -> None:
 def test_a_lease_outlives_itself_while_it_is_held(redis_server: RedisServer, namespace: str) -> None:
     """On a real Redis and a real clock: after more than its lifetime the key is still the holder's."""
     tier, lease = Tier2(redis_server.url, namespace), a_lease(seconds=1.0)
-    timer = Timer(tier.remote, lambda: Io(tier.links.exchange), run, time.monotonic, tier._count)  # type: ignore[arg-type, return-value]
+    timer = Timer(tier.remote, lambda: Io(tier.links.exchange), run, time.monotonic, lambda *told: None)  # type: ignore[arg-type, return-value]
     renewed = threading.Semaphore(0)
     renew = tier.remote.renew
 

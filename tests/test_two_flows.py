@@ -206,7 +206,7 @@ class Host:
         assert process._redis is not None
         process._redis.process = bytes([number]) * 16
         process._redis.breaker._draw = lambda: 1.0
-        node.timer = SteppedTimer(node.remote, lambda: SteppedPort(machine, self), None, node.now, node.count)
+        node.timer = SteppedTimer(node.remote, lambda: SteppedPort(machine, self), None, node.now, node.tell)
         process.wake()
         self.inbox: HeldInbox = node.inbox
         self.hears = True

@@ -7,6 +7,7 @@ import copy
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Self, TypeVar, overload
 
 from tiercache import flow
@@ -14,6 +15,7 @@ from tiercache.blocking import run
 from tiercache.codec import Codec, MsgpackCodec
 from tiercache.decorator import Decorators
 from tiercache.errors import RemoteUnavailable
+from tiercache.events import Event
 from tiercache.hot import Hot
 from tiercache.keys import check_key
 from tiercache.loaded import Loaded
@@ -330,6 +332,29 @@ class Cache(Face, Decorators):
             raise ValueError(f"n={n!r}: must not be negative")
         return [Hot(*each) for each in self.table.hot(n, self._process.node.now(), self.policy.half_life)]
 
+    def on_event(self, callback: Callable[[Event], object]) -> Callable[[], None]:
+        """Call `callback` with each event of `tiercache.events`; the result, called, ends that.
+
+        It is called where things happen: in callers' threads, on their event loops and in our own threads, so it must
+        be quick and thread-safe. One that raises is logged once and goes on being called. While anybody listens, hits
+        take the longer way.
+        """
+        if not callable(callback) or is_async(callback):
+            raise TypeError("callback must be a callable that is not async, and takes the event")
+        listener = object()
+        self._listen(listener, callback)
+        return partial(self._listen, listener, None)
+
+    def _listen(self, listener: object, callback: Callable[[Event], object] | None) -> None:
+        listeners = self._process.node.events
+        with listeners.lock:
+            if callback is None:
+                listeners.pop(listener, None)
+            else:
+                listeners[listener] = callback
+            # The compiled face tells nobody: while somebody listens, every hit takes the way on which it is told.
+            self.detour = self.policy.copy or bool(listeners)
+
     def clear_local(self) -> None:
         """Empty this process's tier 1, its remembered failures too; Redis and other processes keep what they have."""
         self._process.node.failures.clear()
@@ -373,7 +398,10 @@ class Cache(Face, Decorators):
 
     def _wire(self, key: str) -> str:
         checked = check_key(key)
-        return wire_key(checked) if self._shared else checked
+        wire = wire_key(checked) if self._shared else checked
+        if wire is not checked:
+            self._process.node.spelled(wire, checked)
+        return wire
 
     def _wires(self, keys: Iterable[str]) -> dict[str, str]:
         if isinstance(keys, (str, bytes)):

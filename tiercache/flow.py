@@ -11,6 +11,7 @@ settlement; whoever is told JOIN waits for that. Every fill of tier 1 goes throu
 import math
 from typing import Any
 
+from tiercache import events
 from tiercache.errors import LoadTimeout, ReentrantLoadError
 from tiercache.leader import PATIENT, Deadlines, Leader, behind, late, meanwhile, tail
 from tiercache.local.flight import Flight
@@ -47,9 +48,7 @@ async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode
             key, node.now(), node.draw(), policy.stale_while_revalidate, policy.beta, mode
         )
         if verdict == HIT:
-            if node.births is None:  # nobody asks more than the value
-                return answer(rest[0]).shared()
-            return _local(node, node.table.peek(key), rest[0])
+            return _local(node, key, rest[0])
         flight = rest[-1]
         if verdict == DUE:
             return await _due(port, flight, loader, policy, ends)
@@ -75,11 +74,17 @@ async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode
             return outcome.followed() if verdict == JOIN else outcome
 
 
-def _local(node: Node, entry: Entry | None, value: Any) -> Outcome:
-    """The outcome of a value out of tier 1; `entry` is where it stood, unless it was replaced since."""
-    if entry is None or entry.value is not value:
+def _local(node: Node, key: str, value: Any, entry: Entry | None = None) -> Outcome:
+    """The outcome of a value out of tier 1, where it stands in `entry`, or the present one if it is not known."""
+    if node.births is None and not node.events:  # nobody asks for more than the value
         return answer(value).shared()
-    return node.old(entry).serves(node.now()).shared()
+    entry = entry or node.table.peek(key)
+    known = entry is not None and entry.value is value  # else it was replaced since
+    outcome = node.old(entry).serves(node.now()) if entry is not None and known else answer(value)
+    node.tell("", events.Hit, key, "local")  # the table has counted both
+    if outcome.stale:
+        node.tell("", events.StaleServed, key, "revalidating")
+    return outcome.shared()
 
 
 def _deadlines(node: Node, policy: Policy, mode: int) -> Deadlines:
@@ -95,7 +100,8 @@ async def _due(port: Port, flight: Flight, loader: Loader, policy: Policy, ends:
     """Serve the value and refresh it behind, or first, where the policy says so."""
     fly = Leader(port, flight, loader, policy).flies_at
     assert flight.seen is not None
-    present = _local(port.node, flight.seen, flight.seen.value)
+    present = _local(port.node, flight.key, flight.seen.value, flight.seen)
+    port.node.tell("", events.EarlyRefresh, flight.key)
     if policy.refresh == "background":
         behind(port, flight, fly)
         return present
@@ -153,7 +159,7 @@ async def get(port: Port, key: str, policy: Policy) -> Outcome:
         await port.ready()
     verdict, *rest = node.table.probe(key, node.now(), mode=READ, swr=policy.stale_while_revalidate)
     if verdict == HIT:
-        return answer(rest[0]).shared()
+        return _local(node, key, rest[0])
     if verdict == JOIN and not (rest[0].on_loop and port.blocks_a_loop()):
         outcome = await port.join(rest[0], node.call_budget)
         if outcome is not None and outcome is not AGAIN:
@@ -185,9 +191,12 @@ def _ended(node: Node, flight: Flight, found: Found | None, policy: Policy, sent
         outcome, fill = unverified(node, None if flight.seen is None else node.old(flight.seen), policy), None
     else:
         outcome, fill = look(node, flight, found, policy, sent, epoch)
-        node.count("misses" if outcome is None else "hits_remote")
-        if outcome is not None and outcome.stale:
-            node.count("stale_served")
+        if outcome is None:
+            node.tell("misses", events.Miss, flight.key)
+        else:
+            node.tell("hits_remote", events.Hit, flight.key, "remote")
+            if outcome.stale:
+                node.tell("stale_served", events.StaleServed, flight.key, "revalidating")
     if outcome is None:
         outcome, fill = AGAIN, None
     node.settle(flight, outcome, fill)
@@ -204,7 +213,7 @@ async def get_many(port: Port, keys: list[str], policy: Policy) -> dict[str, Out
     for key in keys:
         verdict, *rest = node.table.probe(key, node.now(), mode=READ, swr=policy.stale_while_revalidate)
         if verdict == HIT:
-            found[key] = answer(rest[0]).shared()
+            found[key] = _local(node, key, rest[0])
         else:
             flights.append(_reading(port, key, verdict, rest[0]))
     for start in range(0, len(flights), BATCH):

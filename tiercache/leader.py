@@ -19,8 +19,9 @@ import logging
 import math
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+from tiercache import events
 from tiercache.errors import CacheClosed, CodecError, LoadFailed, LoadTimeout, PolicyError
 from tiercache.loaded import Loaded
 from tiercache.local.flight import Flight
@@ -76,7 +77,7 @@ def late(node: Node, flight: Flight, policy: Policy) -> Outcome:
     error = LoadTimeout(f"no value of {flight.key!r} within the timeout ({policy.timeout:g} s): its load still runs")
     old = _old(node, flight)
     if old is not None and _serves(node, old, policy):
-        return _stale(node, old, error)
+        return _stale(node, flight.key, old, "timeout", error)
     return Outcome(error=error)
 
 
@@ -85,7 +86,7 @@ def meanwhile(node: Node, flight: Flight, policy: Policy) -> Outcome | None:
     leader = node.leaders.get(flight)
     if leader is None or flight.cut or not leader.may_leave():
         return None
-    return _stale(node, leader.old)
+    return _stale(node, flight.key, leader.old, "soft_timeout")
 
 
 def _old(node: Node, flight: Flight) -> Old | None:
@@ -102,9 +103,16 @@ def _serves(node: Node, old: Old, policy: Policy) -> bool:
     return not isinstance(old.value, Raises) and node.now() < min(old.hard, old.fresh + tail(policy))
 
 
-def _stale(node: Node, old: Old, failure: BaseException | None = None) -> Outcome:
+def _stale(
+    node: Node,
+    key: str,
+    old: Old,
+    why: Literal["timeout", "soft_timeout"],
+    failure: BaseException | None = None,
+) -> Outcome:
     outcome = old.serves(node.now(), failure)
-    node.count("stale_served", int(outcome.stale))
+    if outcome.stale:
+        node.tell("stale_served", events.StaleServed, key, why)
     return outcome
 
 
@@ -184,7 +192,7 @@ class Leader:
         if fill is not None:
             self._rest()
         if not self.quiet and self.serves_read and not self.flight.early and self.flight.mode == LOAD:
-            self._refresh_if_due()
+            self._refresh_if_due(outcome)
         return outcome
 
     def _rest(self) -> None:
@@ -196,13 +204,16 @@ class Leader:
         if self.lease.attempt:
             self.node.timer.abandon(self.lease)
 
-    def _refresh_if_due(self) -> None:
+    def _refresh_if_due(self, outcome: Outcome) -> None:
         # A value that was read rather than loaded may be due, or stale, already.
         node, policy = self.node, self.policy
         verdict, *rest = node.table.probe(
             self.key, node.now(), node.draw(), policy.stale_while_revalidate, policy.beta, VERIFY
         )
+        if outcome.stale:
+            node.tell("", events.StaleServed, self.key, "revalidating")  # the table has counted it, as what follows
         if verdict == DUE:
+            node.tell("", events.EarlyRefresh, self.key)
             leader = Leader(self.port, rest[-1], self.loader, policy)
             behind(self.port, leader.flight, leader.flies_at)
 
@@ -231,7 +242,8 @@ class Leader:
             return ended
         if self.down is not None:
             return await self._bypass(self.down)
-        self.node.count("misses", 0 if self.flight.early else 1)
+        if not self.flight.early:
+            self.node.tell("misses", events.Miss, self.key)
         return await self._elect()
 
     async def _look_up(self) -> Ending | None:
@@ -255,7 +267,7 @@ class Leader:
             self.quiet = max(0.1, self.node.remote.remaining())
             return kept, None
         if read is not None:
-            self.node.count("hits_remote")
+            self.node.tell("hits_remote", events.Hit, self.key, "remote")
         return read
 
     # Reading.
@@ -416,13 +428,25 @@ class Leader:
     async def run_loader(self, lease: Lease) -> Outcome:
         assert self.loader is not None
         self.node.count("loads")
+        started = self.node.now()
         self.node.timer.hold(lease, self.policy.max_load, self.overdue)
         try:
             outcome = await self.port.load(self.loader, self.flight, self.policy)
         finally:
             self.node.timer.drop(lease)
         outcome.born = self.node.now()
-        return self._unwrapped(outcome, outcome.value) if isinstance(outcome.value, Loaded) else outcome
+        if isinstance(outcome.value, Loaded):
+            outcome = self._unwrapped(outcome, outcome.value)
+        if self.node.events:
+            self._tell_loaded(outcome.error, self.node.now() - started)
+        return outcome
+
+    def _tell_loaded(self, error: BaseException | None, seconds: float) -> None:
+        told: tuple[str, ...] = ("value",)
+        if error is not None:
+            negative = isinstance(error, self.policy.negative_errors)
+            told = ("negative" if negative else "failed", type(error).__name__)
+        self.node.tell("", events.Load, self.key, seconds, *told)
 
     def _unwrapped(self, outcome: Outcome, loaded: Loaded[Any]) -> Outcome:
         try:
@@ -454,7 +478,10 @@ class Leader:
             node.count("bypass_refused")
             node.timer.abandon(self.lease)
         else:
-            node.count("commits" if kept else "commit_rejected")
+            if kept:
+                node.count("commits")
+            else:
+                node.tell("commit_rejected", events.CommitRejected, self.key)
         node.succeeded(self.key)
         outcome = answer(value, "loaded", sent)
         if not kept or not hard:
@@ -483,7 +510,8 @@ class Leader:
         # Stale-if-error, else the error.
         old, now = self.old, self.node.now()
         if old is not None and self.flight.mode != FORCE and now < min(old.hard, old.fresh + tail(self.policy)):
-            self.node.count("stale_served", 0 if self.flight.early else 1)
+            if not self.flight.early:
+                self.node.tell("stale_served", events.StaleServed, self.key, "failed", type(error).__name__)
             outcome = old.serves(now, error)
             outcome.stale = True  # it stands in for what could not be loaded
             return outcome, old.fill

@@ -13,6 +13,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from tiercache.events import Event, Invalidated, Listeners
 from tiercache.local.flight import Flight
 from tiercache.local.store import Entry
 from tiercache.local.table import Raises, Table
@@ -78,7 +79,7 @@ def answer(value: Any, source: Source = "local", born: float | None = None) -> O
     return Outcome(error=value.error) if isinstance(value, Raises) else Outcome(value, source=source, born=born)
 
 
-def is_async(loader: Loader) -> bool:
+def is_async(loader: Callable[..., Any]) -> bool:
     """Is it a coroutine function, also through partial or an instance's `__call__`?"""
     while isinstance(loader, partial):
         loader = loader.func
@@ -308,6 +309,20 @@ class Node:
         self.births: OrderedDict[str, tuple[bytes, float]] | None = None  # id and `born` of entries, once asked for
         self.count = self.table.count
         self.settle: Callable[..., bool] = self.table.settle
+        self.events = Listeners()
+        self.spellings: OrderedDict[str, str] = OrderedDict()  # digest -> key, while somebody listens
+
+    def tell(self, counter: str, kind: Callable[..., Event], key: str = "", *fields: Any) -> None:
+        """Something happened: count it, unless the table has, and tell whoever listens."""
+        if counter:
+            self.count(counter)
+        if self.events:
+            self.events.tell(kind(self.spellings.get(key, key), *fields))
+
+    def spelled(self, wire: str, key: str) -> None:
+        """Remember the key that stands behind a digest."""
+        if self.events and len(key) <= 4096:
+            _keep(self.spellings, wire, key)
 
     def listens(self) -> bool:
         """Has this process an inbox that others can send to?"""
@@ -343,13 +358,14 @@ class Node:
         self.failures.pop(key, None)
         self.softened.pop(key, None)
 
-    def cut(self, key: str, id: bytes = b"", soft: bool = False) -> None:
+    def cut(self, key: str, id: bytes = b"", soft: bool = False, heard: bool = False) -> None:
         """The fence: this process handles an invalidation of `key`, or a write of the record `id`."""
         entry = self.table.peek(key) if soft and not self.remote.shared else None
         self.table.cut(key, id)
         self.succeeded(key)
         if entry is not None:
             _keep(self.softened, key, self.old(entry, soft_invalid=True))
+        self.tell("", Invalidated, key, heard)
 
     def note_births(self) -> None:
         """From now on, remember how old what is filled into tier 1 is."""

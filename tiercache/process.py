@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tiercache.alone import Alone
 from tiercache.blocking import BlockingPort, run
 from tiercache.errors import CacheClosed
+from tiercache.events import BreakerClosed, BreakerOpened, Epoch
 from tiercache.local.table import Table
 from tiercache.port import Lease, Node, Port, Remote, RemoteDown
 from tiercache.remote.breaker import Breaker
@@ -55,7 +56,12 @@ class Process:
         self._redis: RedisRemote | None = None
         if wire is not None:
             self._redis = RedisRemote(
-                names, Breaker(now, _draw), now, table.count, call_timeout=call_timeout, push_bytes=push_bytes
+                names,
+                Breaker(now, _draw, self._breaker_changed),
+                now,
+                table.count,
+                call_timeout=call_timeout,
+                push_bytes=push_bytes,
             )
             self._redis.process = os.urandom(16)
         chosen: Remote = self._redis or Alone()
@@ -64,7 +70,7 @@ class Process:
             remote=chosen,
             values=values,
             slots=Slots(),
-            timer=Timer(chosen, self.blocking, run, now, table.count),
+            timer=Timer(chosen, self.blocking, run, now, lambda *told: self.node.tell(*told)),
             now=now,
             draw=_draw,
             token=lambda: os.urandom(16),
@@ -108,10 +114,11 @@ class Process:
         if self._redis is None or self.node.inbox is not None:
             return
         with self._lock:
-            if self.node.inbox is None:
-                inbox = self._new_inbox(self._redis)
-                inbox.start()
-                self.node.inbox, self.node.ready = inbox, False
+            if self.node.inbox is not None:
+                return
+            inbox = self._new_inbox(self._redis)
+            self.node.inbox, self.node.ready = inbox, False
+        inbox.start()  # outside the lock: it may tell of an epoch
 
     def _new_inbox(self, redis: RedisRemote) -> Any:
         assert self._wire is not None
@@ -120,16 +127,19 @@ class Process:
             self.node.slots,
             up=self._new_epoch,
             down=lambda: self.node.table.cut_all(verified=False),
-            invalid=lambda key, id: self.node.cut(key, id),
+            invalid=lambda key, id: self.node.cut(key, id, heard=True),
             unquiet=self.node.table.unquiet,
             count=self.node.count,
             draw=_draw,
         )
 
     def _new_epoch(self) -> None:
-        self.node.count("epochs")
         self.node.table.cut_all()
         self.node.failures.clear()
+        self.node.tell("epochs", Epoch)
+
+    def _breaker_changed(self, opened: bool) -> None:
+        self.node.tell("", BreakerOpened if opened else BreakerClosed)
 
     async def check(self, port: Port) -> None:
         """Use everything that the protocol uses; RemoteDown or RemoteRefused says what does not work."""
@@ -181,6 +191,7 @@ class Process:
             node.table.guard,
             node.timer.changed,
             node.slots.lock,
+            node.events.lock,
             self._refreshers.lock,
             self._loaders.lock,
             *([] if self._redis is None else [self._redis.breaker.lock]),

@@ -18,8 +18,8 @@ from tiercache.remote.timer import Timer
 class SimTimer(Timer):
     """The shipped timer; its turns are taken in a lane of their own."""
 
-    def __init__(self, member: "Member", io: Callable[[], Any], now: Callable[[], float], count: Any) -> None:
-        super().__init__(member.cache._process.node.remote, io, lambda coro: coro, now, count)
+    def __init__(self, member: "Member", io: Callable[[], Any], now: Callable[[], float], tell: Any) -> None:
+        super().__init__(member.cache._process.node.remote, io, lambda coro: coro, now, tell)
         self._member = member
         self._look_at = math.inf
         self._turning = False
@@ -150,7 +150,7 @@ class Member:
         node = process.node
         node.draw = process._redis.breaker._draw = lambda: 1.0 - rng.random()
         node.token = lambda: rng.randbytes(16)
-        node.timer = SimTimer(self, lambda: ThreadPort(self), node.now, node.count)
+        node.timer = SimTimer(self, lambda: ThreadPort(self), node.now, node.tell)
 
     def __repr__(self) -> str:
         return self.name

@@ -12,9 +12,13 @@ class Breaker:
 
     Error replies are answers: they never count. `draw` is uniform in (0, 1]. A call takes a ticket from `admits` and
     shows it if it stays unanswered: of the calls that were under way when the breaker opened none counts any more.
+    `changed` is told, outside the lock, whether it is open from now on.
     """
 
-    def __init__(self, now: Callable[[], float], draw: Callable[[], float]) -> None:
+    def __init__(
+        self, now: Callable[[], float], draw: Callable[[], float], changed: Callable[[bool], object] = bool
+    ) -> None:
+        self._changed = changed
         self._now = now
         self._draw = draw
         self.lock = threading.Lock()
@@ -55,7 +59,9 @@ class Breaker:
             self.failures = 0
             self._pause = 0.0
             self._ticket += was_open
-            return was_open
+        if was_open:
+            self._changed(False)
+        return was_open
 
     def unanswered(self, ticket: int) -> bool:
         """A call was not answered. True if this opened the breaker."""
@@ -68,4 +74,7 @@ class Breaker:
             self._pause = min(LONGEST, self._pause * 2) if self._pause else 0.5 + 0.5 * self._draw()
             self._retry_at = self._now() + self._pause
             self._ticket += 1
-            return self.failures == TRIPS
+            opened = self.failures == TRIPS
+        if opened:
+            self._changed(True)
+        return opened

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from tiercache.events import LeaseLost
 from tiercache.port import Lease, Port, Remote, RemoteDown, RemoteRefused
 
 log = logging.getLogger("tiercache")
@@ -20,9 +21,9 @@ class Timer:
         io: Callable[[], Port],
         run: Callable[[Any], Any],
         now: Callable[[], float],
-        count: Callable[..., None],
+        tell: Callable[..., None],
     ) -> None:
-        self._remote, self._io, self._run_now, self._now, self._count = remote, io, run, now, count
+        self._remote, self._io, self._run_now, self._now, self._tell = remote, io, run, now, tell
         self.changed = threading.Condition()
         # Guarded by `changed`.
         self._held: dict[bytes, Lease] = {}
@@ -134,7 +135,7 @@ class Timer:
                     held = self._held.pop(lease.token, None) is not None
                 if held:  # else it was committed while this renewal was under way
                     lease.lost = True
-                    self._count("leases_lost")
+                    self._tell("leases_lost", LeaseLost, lease.key)
                     log.warning("The lease of %r was lost while its loader ran", lease.key)
 
     def _give_up(self, lease: Lease) -> None:
