@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "testing": "cache local record remote",
     "contrib": "blocking cache errors policy port reading remote signing",
     "__init__": "cache codec errors hot loaded policy result",
-    "cli": "__init__",
+    "cli": "__init__ compression errors keys record remote signing",
 }
 LAZILY = {"aio", "aio_link"}  # imported inside functions alone: a sync program never loads it
 ONLY_IN = {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from tiercache.cli.interrupts import Interrupted, Interrupts
+from tiercache.cli.reach import Unreachable, reached, shown
 from tiercache.cli.server import RedisServer, ServerError, connect
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ QUICK_LIMIT_SECONDS = (4.0, 9.0, 12.0)  # at least, at most, and the end of the 
 MOST_PROCESSES, MOST_CALLERS, MOST_IN_ALL = 64, 2000, 8000
 ROWS = 300_000
 _TABLE_WIDTH = 100
-_SCHEMES = ("redis://", "rediss://", "unix://")
 _DESCRIPTION = """\
 A popular item expires, and 4 processes x 250 callers ask for it at one moment. Its query takes 300 ms.
 Shown: what happens without protection, with the well-known get/lock/sleep/retry recipe, and with
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     with Interrupts() as interrupts:
         try:
             code = _demo(options, interrupts.check)
-        except (DemoError, ServerError, Interrupted, redis.RedisError, sqlite3.Error, OSError) as error:
+        except (DemoError, Unreachable, ServerError, Interrupted, redis.RedisError, sqlite3.Error, OSError) as error:
             code = 2
             complaint = " ".join(str(error).split())
         else:
@@ -96,7 +96,7 @@ def _demo(options: argparse.Namespace, check: Callable[[], None]) -> int:
     with contextlib.ExitStack() as stack:
         url = options.url or stack.enter_context(RedisServer(port=options.port or 0)).url
         server = _server_version(url)
-        console.print(f"Redis {server} at {_shown(url)}", highlight=False, soft_wrap=True)
+        console.print(f"Redis {server} at {shown(url)}", highlight=False, soft_wrap=True)
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="tiercache-demo-"))
         plan = _plan(options, url, Path(directory), console, check)
         if options.url:
@@ -187,33 +187,11 @@ def _refuse_what_can_not_be(options: argparse.Namespace) -> None:
 
 def _server_version(url: str) -> str:
     """The version of a server that answers, lets us in and takes writes."""
-    shown = _shown(url)
-    if not url.startswith(_SCHEMES):
-        raise DemoError(f"{shown} is not a Redis URL: it must begin with {', '.join(_SCHEMES)}")
-    try:
-        with contextlib.closing(connect(url)) as client:
-            client.ping()
-            client.set(f"tiercache-demo-{secrets.token_hex(6)}", "", px=1)
-            with contextlib.suppress(redis.ResponseError):
-                return str(client.info("server")["redis_version"])
-            return "of an unknown version"
-    except (ValueError, TypeError) as error:
-        why = "" if "@" in url else f": {error}"  # which may quote the password
-        raise DemoError(f"{shown} is not a Redis URL{why}") from error
-    except redis.AuthenticationError as error:
-        raise DemoError(f"the Redis at {shown} refuses the login: {error}") from error
-    except redis.ConnectionError as error:
-        raise DemoError(f"no Redis can be reached at {shown}: {error}") from error
-    except redis.TimeoutError as error:
-        raise DemoError(f"the Redis at {shown} does not answer: {error}") from error
-    except redis.RedisError as error:
-        raise DemoError(f"the Redis at {shown} can't be used: {error}") from error
-
-
-def _shown(url: str) -> str:
-    """The URL without its user, password and query."""
-    scheme, separator, rest = url.partition("?")[0].partition("://")
-    return (scheme + separator + rest.rpartition("@")[2]) if separator else scheme.rpartition("@")[2]
+    with reached(url) as client:
+        client.set(f"tiercache-demo-{secrets.token_hex(6)}", "", px=1)
+        with contextlib.suppress(redis.ResponseError):
+            return str(client.info("server")["redis_version"])
+        return "of an unknown version"
 
 
 def _remove_keys(url: str, run: str) -> None:
