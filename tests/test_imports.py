@@ -40,8 +40,9 @@ MAY_IMPORT = {
     "alone": "errors policy port record",
     "remote": "codec errors events policy port record",
     "reading": "errors local policy port record",
-    "leader": "errors events loaded local policy port reading record result",
-    "flow": "errors events leader local policy port reading record",
+    "patience": "errors events local policy port",
+    "leader": "errors events loaded local patience policy port reading record result",
+    "flow": "errors events leader local patience policy port reading record",
     "blocking": "errors local policy port remote workers",
     "aio_link": "errors remote",
     "wire": "aio_link remote",
@@ -61,7 +62,7 @@ ONLY_IN = {
     "asyncio": "aio aio_link cli contrib",
     "pytest": "testing",
 }
-PURE = ("flow", "leader", "loaded", "reading", "policy", "keys", "record", "errors")
+PURE = ("flow", "leader", "loaded", "patience", "reading", "policy", "keys", "record", "errors")
 IMPURE = names(
     "time random secrets io os socket select ssl threading _thread queue signal multiprocessing concurrent asyncio "
     "sched subprocess"

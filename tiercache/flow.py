@@ -13,10 +13,11 @@ from typing import Any
 
 from tiercache import events
 from tiercache.errors import LoadTimeout, ReentrantLoadError
-from tiercache.leader import PATIENT, Deadlines, Leader, behind, late, meanwhile, tail
+from tiercache.leader import Leader, behind
 from tiercache.local.flight import Flight
 from tiercache.local.store import Entry
 from tiercache.local.table import Mode, Verdict
+from tiercache.patience import PATIENT, Deadlines, late, meanwhile, tail
 from tiercache.policy import Policy
 from tiercache.port import (
     AGAIN,

@@ -19,13 +19,14 @@ import logging
 import math
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from tiercache import events
 from tiercache.errors import CacheClosed, CodecError, LoadFailed, LoadTimeout, PolicyError
 from tiercache.loaded import Loaded
 from tiercache.local.flight import Flight
 from tiercache.local.table import Mode, Raises, Verdict
+from tiercache.patience import PATIENT, Deadlines, late, meanwhile, serves, tail
 from tiercache.policy import Policy
 from tiercache.port import (
     AGAIN,
@@ -39,7 +40,6 @@ from tiercache.port import (
     Lease,
     Loader,
     Message,
-    Node,
     Old,
     Outcome,
     Port,
@@ -55,65 +55,6 @@ from tiercache.result import Source
 log = logging.getLogger("tiercache")
 
 DUE, LOAD, FORCE, VERIFY = int(Verdict.DUE), int(Mode.LOAD), int(Mode.FORCE), int(Mode.VERIFY)
-
-
-def tail(policy: Policy) -> float:
-    """Seconds past its freshness for which a value may serve at all."""
-    return max(policy.stale_while_revalidate, policy.stale_if_error)
-
-
-class Deadlines(NamedTuple):
-    """When a caller's patience ends: for good, and where an old value may serve."""
-
-    until: float = math.inf
-    soft: float = math.inf
-
-
-PATIENT = Deadlines()
-
-
-def late(node: Node, flight: Flight, policy: Policy) -> Outcome:
-    """For a caller whose `timeout` passed: an old value if there is one, else LoadTimeout."""
-    error = LoadTimeout(f"no value of {flight.key!r} within the timeout ({policy.timeout:g} s): its load still runs")
-    old = _old(node, flight)
-    if old is not None and _serves(node, old, policy):
-        return _stale(node, flight.key, old, "timeout", error)
-    return Outcome(error=error)
-
-
-def meanwhile(node: Node, flight: Flight, policy: Policy) -> Outcome | None:
-    """For a caller whose `soft_timeout` passed: an old value that Redis does not deny, if there is one."""
-    leader = node.leaders.get(flight)
-    if leader is None or flight.cut or not leader.may_leave():
-        return None
-    return _stale(node, flight.key, leader.old, "soft_timeout")
-
-
-def _old(node: Node, flight: Flight) -> Old | None:
-    # What the flight's leader knows of; what tier 1 has may be invalid since. What was fenced meanwhile is over.
-    if flight.cut:
-        return None
-    leader = node.leaders.get(flight)
-    if leader is not None:
-        return leader.old  # type: ignore[no-any-return]
-    return None if flight.seen is None else node.old(flight.seen)
-
-
-def _serves(node: Node, old: Old, policy: Policy) -> bool:
-    return not isinstance(old.value, Raises) and node.now() < min(old.hard, old.fresh + tail(policy))
-
-
-def _stale(
-    node: Node,
-    key: str,
-    old: Old,
-    why: Literal["timeout", "soft_timeout"],
-    failure: BaseException | None = None,
-) -> Outcome:
-    outcome = old.serves(node.now(), failure)
-    if outcome.stale:
-        node.tell("stale_served", events.StaleServed, key, why)
-    return outcome
 
 
 def behind(port: Port, flight: Flight, fly: Fly) -> None:
@@ -220,7 +161,7 @@ class Leader:
     def may_leave(self) -> bool:
         """Is there an old value for callers who wait no longer than `soft_timeout`?"""
         old = self.old
-        return self.looked and old is not None and not old.soft_invalid and _serves(self.node, old, self.policy)
+        return self.looked and old is not None and not old.soft_invalid and serves(self.node, old, self.policy)
 
     def _hands_over(self, load: Loading) -> bool:
         """Shall a thread run the load, so that its caller can leave with an old value after `soft_timeout`?"""
