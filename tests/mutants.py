@@ -221,13 +221,13 @@ MUTANTS = [
 """,
         seed=209,
         says="S5:",
-        also=("remote/answers.py", "min(left, found.hard_ms) / 1000", "left / 1000"),
+        also=("remote/answers.py", "(left if left < hard_ms else hard_ms) / 1000", "left / 1000"),
     ),
     # Our own.
     Mutant(
         "the clamp is missing",
         "remote/answers.py",
-        "min(left, found.hard_ms) / 1000",
+        "(left if left < hard_ms else hard_ms) / 1000",
         "left / 1000",
         caught_by="tests/test_records.py",
     ),
@@ -452,9 +452,12 @@ MUTANTS = [
     ),
     Mutant(
         "a timeout serves what only tier 1 still has",
-        "flow.py",
-        "leader.old if leader is not None else flight.seen",
-        "node.table.peek(flight.key)",
+        "patience.py",
+        "        return leader.old  # type: ignore[no-any-return]\n",
+        """\
+        entry = node.table.peek(flight.key)
+        return None if entry is None else node.old(entry)
+""",
         caught_by="tests/test_flow.py::test_a_timeout_serves_no_value_that_redis_no_longer_has",
     ),
     Mutant(
