@@ -5,14 +5,14 @@ TIERCACHE_DEBUG=1 compiles for valgrind and gdb: no optimisation, C assertions, 
 
 import os
 
+import setuptools  # before Cython, whose build_ext is made of the distutils that this brings
 from Cython.Distutils import build_ext  # turns .pyx into C when it builds: an sdist holds the sources alone
-from setuptools import Extension, setup
 
 debug = os.environ.get("TIERCACHE_DEBUG") == "1"
 flags = ["-O0", "-g", "-UNDEBUG"] if debug else ["-O2"]
 
 extensions = [
-    Extension(
+    setuptools.Extension(
         f"tiercache.local.{name}",
         [f"tiercache/local/{name}.pyx"],
         include_dirs=["tiercache/local"],
@@ -31,4 +31,4 @@ for extension in extensions:
         "nonecheck": debug,
     }
 
-setup(ext_modules=extensions, cmdclass={"build_ext": build_ext})
+setuptools.setup(ext_modules=extensions, cmdclass={"build_ext": build_ext})

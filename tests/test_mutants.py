@@ -34,9 +34,10 @@ def mutated(mutant: Mutant, place: Path) -> dict[str, str]:
         text = file.read_text(encoding="utf-8")
         assert text.count(old) == 1, "what is to be taken out does not stand there, or more than once"
         file.write_text(text.replace(old, new), encoding="utf-8")
-    if mutant.file.endswith(".pyx"):
+    if mutant.file.endswith((".pyx", ".pxd")):
         shutil.copy(ROOT / "setup.py", place)
         build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--parallel", str(os.cpu_count())]
+        build += ["--force"] * mutant.file.endswith(".pxd")  # several modules have what stands there
         subprocess.run(build, cwd=place, check=True, capture_output=True)
     return {**os.environ, "PYTHONPATH": str(place)}
 
