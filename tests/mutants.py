@@ -36,7 +36,7 @@ MUTANTS = [
             if slot is not None:
                 slot.clear()
 """,
-        seed=1929,
+        seed=1094,
     ),
     Mutant(
         "no wake on a new epoch",
@@ -99,7 +99,7 @@ MUTANTS = [
             self._abandon()
             if self.flight.early:
 """,
-        seed=23,
+        seed=88,
     ),
     Mutant(
         "a retried acquire bears the same attempt",
@@ -112,7 +112,7 @@ MUTANTS = [
         lease.attempt += 1
         for last in (False, True):
 """,
-        seed=3624,
+        seed=23851,
     ),
     Mutant(
         "an entry of an earlier epoch is trusted",
@@ -209,7 +209,7 @@ MUTANTS = [
         """\
     limit = min(ends.until, now + policy.max_load + 2 * node.call_budget)
 """,
-        seed=2311,
+        seed=15343,
     ),
     Mutant(
         "GET before PTTL without the clamp",
@@ -473,7 +473,7 @@ MUTANTS = [
         "testing/scripts.py",
         "    if holder is not None:\n        if inbox:",
         "    if holder is not None and inbox:\n        if inbox:",
-        seed=11,
+        seed=14,
         says="S1:",
     ),
     Mutant(
