@@ -99,6 +99,7 @@ class Cache(Face, Decorators):
         self.namespace = namespace
         self.codec: Codec = codec if codec is not None else MsgpackCodec()
         self._policies: dict[Any, Policy] = {}
+        self._templates: dict[tuple[str, str], str] = {}  # whose function each of them is
         super().__init__(Table(max_entries, max_bytes, store), self._clock(), self.policy.copy)
         address = None if url is None and client is None else Address(url, client)
         signer = None if sign_with is None else Signer(check_keys(sign_with), namespace)

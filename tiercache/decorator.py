@@ -360,8 +360,7 @@ class Decorator:
         # The same function defined again (a reload, a factory) may claim its own template again.
         if name.endswith("<lambda>"):
             name += f", line {function.__code__.co_firstlineno}"
-        claims = vars(self._cache).setdefault("_templates", {})
-        owner = claims.setdefault((template, self._version), name)
+        owner = self._cache._templates.setdefault((template, self._version), name)
         if owner != name:
             raise ValueError(f"template {template!r} of {name} belongs to {owner} already")
 

@@ -26,6 +26,7 @@ from tiercache.errors import CacheClosed, CodecError, LoadFailed, LoadTimeout, P
 from tiercache.loaded import Loaded
 from tiercache.local.flight import Flight
 from tiercache.local.table import Mode, Raises, Verdict
+from tiercache.local.xfetch import window
 from tiercache.patience import PATIENT, Deadlines, late, meanwhile, serves, tail
 from tiercache.policy import Policy
 from tiercache.port import (
@@ -78,7 +79,7 @@ class Leader:
         self.port, self.flight, self.loader, self.policy, self.ends = port, flight, loader, policy, ends
         self.node = port.node
         self.key = flight.key
-        self.lease = Lease(self.key, self.node.token(), policy.lease)
+        self._lease: Lease | None = None  # until it is needed: most flights end with what Redis has
         self.looked = flight.early or not self.node.remote.shared  # Redis holds nothing that may answer
         self.down: RemoteDown | RemoteRefused | None = None  # why it could not be read
         self.known = b""
@@ -95,6 +96,13 @@ class Leader:
             self.known = seen.id
         if flight.mode == FORCE:
             self.node.table.writing(flight, self.lease.id)
+
+    @property
+    def lease(self) -> Lease:
+        """The lease that the flight asks for, or holds."""
+        if self._lease is None:
+            self._lease = Lease(self.key, self.node.token(), self.policy.lease)
+        return self._lease
 
     async def flies_at(self, port: Port) -> Outcome | None:
         """`fly`, at another port: a refresh runs on a thread or task of its own."""
@@ -132,8 +140,14 @@ class Leader:
         self.node.settle(self.flight, AGAIN if self.private else outcome, fill)
         if fill is not None:
             self._rest()
-        if not self.quiet and self.serves_read and not self.flight.early and self.flight.mode == LOAD:
-            self._refresh_if_due(outcome)
+        if (
+            fill is not None
+            and self.serves_read
+            and not self.quiet
+            and self.flight.mode == LOAD
+            and not self.flight.early
+        ):
+            self._refresh_if_due(outcome, fill)
         return outcome
 
     def _rest(self) -> None:
@@ -142,12 +156,15 @@ class Leader:
 
     def _abandon(self) -> None:
         # Gives the lease back from another thread: nothing may be awaited on these ways out.
-        if self.lease.attempt:
-            self.node.timer.abandon(self.lease)
+        if self._lease is not None and self._lease.attempt:
+            self.node.timer.abandon(self._lease)
 
-    def _refresh_if_due(self, outcome: Outcome) -> None:
+    def _refresh_if_due(self, outcome: Outcome, fill: Fill) -> None:
         # A value that was read rather than loaded may be due, or stale, already.
         node, policy = self.node, self.policy
+        _, fresh, _, _, delta, *_ = fill
+        if node.now() < fresh - window(policy.beta * delta):
+            return
         verdict, *rest = node.table.probe(
             self.key, node.now(), node.draw(), policy.stale_while_revalidate, policy.beta, VERIFY
         )

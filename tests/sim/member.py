@@ -175,7 +175,7 @@ class Member:
     def refreshes(self, token: bytes) -> Any:
         """The entry that the early refresh with this token is for; None if it has ended, or is no refresh."""
         for flight, leader in self.cache._process.node.leaders.items():
-            if flight.early and leader.lease.token == token:
+            if flight.early and leader._lease is not None and leader._lease.token == token:
                 return flight.seen
         return None
 
