@@ -146,8 +146,8 @@ class Watch:
         node = face.cache._process.node
         cut = node.cut
 
-        def noted(key: str, id: bytes = b"", soft: bool = False) -> None:
-            cut(key, id, soft)
+        def noted(key: str, *args: Any, **kwargs: Any) -> None:
+            cut(key, *args, **kwargs)
             self.handled.add(key)
 
         node.cut = noted  # type: ignore[method-assign]
