@@ -170,11 +170,11 @@ def test_the_short_way_can_be_closed_and_opened_at_any_time(cache: Cache) -> Non
     put(cache, "k", "value")
     function = Function(cache)
     assert function._hit((1,), {}, "k") == function(1) == cache.get("k") == "value"
-    cache.detour = True
+    cache._detour = True
     assert cache.get("k") == ("get", "k", None)
     assert function(1) == ("call", (1,), {})
     assert function._hit((1,), {}, "k") is NotImplemented
-    cache.detour = False
+    cache._detour = False
     assert function(1) == cache.get("k") == "value"
 
 

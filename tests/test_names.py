@@ -21,13 +21,13 @@ def words(text: str) -> list[str]:
 
 PACKAGE = Path(tiercache.__file__).parent
 EXPORTED = words("""
-    Cache Policy Codec MsgpackCodec
+    Cache Policy Codec MsgpackCodec Loaded Result Hot
     TierCacheError LoadTimeout LoadFailed RemoteUnavailable ReentrantLoadError CodecError PolicyError CacheClosed
 """)
 METHODS = words("""
     get get_or_load get_many set set_many invalidate refresh ping
     aget aget_or_load aget_many aset aset_many ainvalidate arefresh aping
-    stats clear_local close aclose cached register
+    lookup alookup stats hot on_event clear_local close aclose cached register
 """)
 COUNTERS = words("""
     hits_local hits_remote misses loads load_failures early_refreshes stale_served joins waits grants busy cooldowns
@@ -36,7 +36,7 @@ COUNTERS = words("""
 """)
 POLICY = words("""
     ttl jitter beta stale_while_revalidate stale_if_error negative_ttl negative_errors local_ttl lease max_load timeout
-    nested_wait on_abandon error_backoff error_backoff_max refresh copy
+    soft_timeout nested_wait on_abandon error_backoff error_backoff_max half_life refresh copy
 """)
 SETTINGS = words("""
     url namespace policy max_entries max_bytes weigh store client codec max_value_bytes push_bytes compress

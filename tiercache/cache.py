@@ -354,7 +354,7 @@ class Cache(Face, Decorators):
             else:
                 listeners[listener] = callback
             # The compiled face tells nobody: while somebody listens, every hit takes the way on which it is told.
-            self.detour = self.policy.copy or bool(listeners)
+            self._detour = self.policy.copy or bool(listeners)
 
     def clear_local(self) -> None:
         """Empty this process's tier 1, its remembered failures too; Redis and other processes keep what they have."""

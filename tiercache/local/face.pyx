@@ -25,12 +25,12 @@ cdef class Face:
 
     cdef readonly Table table
     cdef object clock                 # None: the C clock
-    cdef public bint detour           # no value leaves by the short way: it is to be copied, or told of
+    cdef public bint _detour          # no value leaves by the short way: it is to be copied, or told of
 
     def __init__(self, Table table not None, clock=None, bint detour=False):
         self.table = table
         self.clock = clock
-        self.detour = detour
+        self._detour = detour
 
     cdef inline double latest(self) except? -1.0:
         # Now, or a little later.
@@ -43,7 +43,7 @@ cdef class Face:
         cdef double latest
         if not PyUnicode_CheckExact(key) or PyUnicode_READ_CHAR(<object>key, 0) == c"#":
             return MISSING
-        if self.table is None or self.detour:
+        if self.table is None or self._detour:
             return MISSING
         latest = self.latest()
         with cython.critical_section(self.table):
@@ -175,7 +175,7 @@ cdef class Call:
         cdef unsigned int at
         cdef Table table
         cdef double latest
-        if self.vectorcall == NULL or self.face.detour or len(given) > MOST:
+        if self.vectorcall == NULL or self.face._detour or len(given) > MOST:
             return NotImplemented
         for n, argument in enumerate(given):
             array[n] = <PyObject*>argument
@@ -209,7 +209,7 @@ cdef object call(PyObject* self, PyObject* const* args, size_t flags, PyObject* 
     cdef unsigned int at
     cdef double latest
     cdef PyObject* value
-    if hash and not (<Call>self).face.detour:
+    if hash and not (<Call>self).face._detour:
         latest = (<Call>self).face.latest()
         with cython.critical_section(<Table>table):
             at = slot_of(<Aliases>aliases, hash, args, positional, given, names, <LRU>lru)
