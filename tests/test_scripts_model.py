@@ -148,8 +148,8 @@ class Scripts(RuleBasedStateMachine):
         if held.attempt != lease.attempt:
             self.expected += held.tell("k", b"retry")
             return False
-        value = record.pack() if len(record.payload) == 1 else b""
-        self.expected += held.tell("k", b"ready", value)
+        pushed = len(record.payload) == 1 or not record.hard_ms  # what is not kept can't be read
+        self.expected += held.tell("k", b"ready", record.pack() if pushed else b"")
         if record.hard_ms:
             self.record = record
         if announce:
