@@ -538,13 +538,13 @@ class Flows(RuleBasedStateMachine):
 
     def finish(self) -> None:
         for _ in range(1000):
+            while self.late:
+                self.execute(*self.late.pop(0))
             for host in self.hosts:
-                while host.inbox.queue:
+                while host.inbox.queue:  # what was executed late is heard, too
                     self.deliver(host)
                 if self.wants_a_turn(host):
                     self.begin(host, "turn", host.node.timer.turn())
-            while self.late:
-                self.execute(*self.late.pop(0))
             ready = [call for call in self.calls if self.can_go_on(call)]
             for call in ready:
                 self.advance(call, "well")
