@@ -180,6 +180,8 @@ class BoundFunction(Generic[P, T]):
         self.__self__ = instance
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
+        # The class may come to have some of its own, when somebody asks it for them.
+        self.__annotations__ = getattr(function, "__annotations__", {})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__func__, name)  # whatever else a function has, as bound methods do
