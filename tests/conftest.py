@@ -13,6 +13,7 @@ from redis_server import PATIENT, RedisServer
 
 import tiercache
 from tiercache import Cache
+from tiercache.testing import MemoryRedis, SteppedClock
 
 # How long an example takes, or is sought for, is a matter of how busy the machine is.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,6 +45,16 @@ def amount(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
 def redis_server() -> Iterator[RedisServer]:
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture
+def clock() -> SteppedClock:
+    return SteppedClock()
+
+
+@pytest.fixture
+def fleet(clock: SteppedClock) -> MemoryRedis:
+    return MemoryRedis(clock)
 
 
 @pytest.fixture

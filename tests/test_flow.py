@@ -56,16 +56,6 @@ class Gate:
         return self.value
 
 
-@pytest.fixture
-def clock() -> SteppedClock:
-    return SteppedClock()
-
-
-@pytest.fixture
-def fleet(clock: SteppedClock) -> MemoryRedis:
-    return MemoryRedis(clock)
-
-
 def until(condition: Callable[[], bool]) -> None:
     """Wait for something that another thread is about to do."""
     tick = threading.Event()

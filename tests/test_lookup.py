@@ -13,16 +13,6 @@ from tiercache.testing import MemoryCache, MemoryRedis, SteppedClock
 POLICY = Policy(ttl=100, jitter=0, beta=0, local_ttl=1000, stale_if_error=50, error_backoff=30, error_backoff_max=30)
 
 
-@pytest.fixture
-def clock() -> SteppedClock:
-    return SteppedClock()
-
-
-@pytest.fixture
-def fleet(clock: SteppedClock) -> MemoryRedis:
-    return MemoryRedis(clock)
-
-
 @pytest.fixture(params=FACES, ids=lambda face: face.name)
 def cache(request: pytest.FixtureRequest, fleet: MemoryRedis) -> Iterator[Any]:
     face = request.param(MemoryCache(fleet, policy=POLICY))

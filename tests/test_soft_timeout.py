@@ -15,16 +15,6 @@ from tiercache.testing import MemoryCache, MemoryRedis, SteppedClock
 POLICY = Policy(ttl=100, jitter=0, beta=0, stale_if_error=50, soft_timeout=0.01)
 
 
-@pytest.fixture
-def clock() -> SteppedClock:
-    return SteppedClock()
-
-
-@pytest.fixture
-def fleet(clock: SteppedClock) -> MemoryRedis:
-    return MemoryRedis(clock)
-
-
 @pytest.fixture(params=FACES, ids=lambda face: face.name)
 def cache(request: pytest.FixtureRequest, fleet: MemoryRedis) -> Iterator[Any]:
     face = request.param(MemoryCache(fleet, policy=POLICY))

@@ -1,4 +1,7 @@
-"""One process's part of a cache: built without I/O, woken by the first call that needs Redis, forked, closed."""
+"""One process's part of a cache: built without I/O, woken by the first call that needs Redis, forked, closed.
+
+This file is longer than others because what is built, forked and closed is the same list each time.
+"""
 
 import os
 import random

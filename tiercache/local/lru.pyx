@@ -10,6 +10,8 @@ or allocates what the garbage collector tracks (on 3.11 an allocation may collec
 code). So references to values are not dropped but handed out in `dropped`, because a value's `__del__` may do
 anything. A pointer into the slots holds until the next `put` or `clear`. `LRU` visits the values for the collector
 itself, so a value that refers back to its cache is still collected.
+
+This file is longer than others because slots, list and index are one structure.
 """
 cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc

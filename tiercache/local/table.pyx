@@ -10,6 +10,8 @@ is down, and the two never compare equal.
 On a GIL build the lock is the GIL, so nothing between a check and its act may give it up: no Python code runs
 there, and nothing is made that the garbage collector tracks (3.11 may collect at each allocation, and finalizers
 run anybody's code). Flights, entries and dicts are made first, and what goes is handed out in `dropped`.
+
+This file is longer than others because all that one lock guards is read together.
 """
 cimport cython
 from libc.math cimport INFINITY
