@@ -248,6 +248,75 @@ def test_a_bypass_has_an_end_but_no_lease_to_renew(world: World) -> None:
     assert ended.wait(30)
 
 
+def test_what_was_appointed_is_done_at_its_time_and_in_order(world: World) -> None:
+    """On the timer's thread, each once, behind the renewals of the same turn."""
+    done: queue.Queue[tuple[str, str]] = queue.Queue()
+
+    def job(name: str) -> Any:
+        async def note(io: Any) -> None:
+            done.put((name, threading.current_thread().name))
+
+        return note
+
+    world.timer.appoint(world.clock() + 3, job("late"))
+    for name in ("first", "second"):
+        world.timer.appoint(world.clock() + 1, job(name))
+    assert world.quiet()
+    assert done.empty()
+    world.step(1)
+    assert [done.get(timeout=30) for _ in range(2)] == [("first", "tiercache-timer"), ("second", "tiercache-timer")]
+    assert world.quiet()
+    assert done.empty()
+    world.step(2)
+    assert done.get(timeout=30)[0] == "late"
+
+
+def test_a_job_may_appoint_the_next_one_and_one_that_fails_ends_nothing(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and leases go on being renewed."""
+    [lease] = leases(1)
+    done: queue.Queue[int] = queue.Queue()
+
+    async def tick(io: Any) -> None:
+        world.timer.appoint(world.clock() + 1, tick)
+        done.put(1)
+        raise ValueError("no")
+
+    world.timer.appoint(world.clock() + 1, tick)
+    with caplog.at_level(logging.ERROR, "tiercache"):
+        for _ in range(3):
+            world.step(1)
+            assert done.get(timeout=30)
+        world.hold(lease)
+        world.step(1.01)
+        assert world.remote.next() == ("renew", [lease])
+        assert world.quiet()
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
+
+
+def test_what_was_appointed_is_not_done_after_close_or_in_a_child(world: World) -> None:
+    """Nobody is left for it there."""
+    ran = threading.Event()
+
+    async def job(io: Any) -> None:
+        ran.set()
+
+    world.timer.appoint(world.clock() + 1, job)
+    thread = world.timer._thread
+    assert thread is not None
+    assert world.quiet()
+    world.clock.step(2)  # it is due, but the thread has not looked at the clock yet
+    world.timer.close(30)
+    world.timer.appoint(world.clock(), job)
+    assert not thread.is_alive()
+    assert not ran.is_set()
+    world.timer.after_fork()
+    world.step(2)
+    assert world.timer._thread is None
+    assert not ran.is_set()
+
+
 def test_close_gives_every_lease_back_and_ends_the_thread(world: World) -> None:
     """What is abandoned afterwards is left to end by itself; a second close does nothing."""
     held = leases(3)

@@ -1,15 +1,22 @@
-"""The thread that renews leases and gives them back, so that a blocked loop or loader loses neither."""
+"""The thread that renews leases and gives them back, so that a blocked loop or loader loses neither.
 
+What else is to be done at its time, and behind every caller, is done here too.
+"""
+
+import heapq
+import itertools
 import logging
 import math
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 from tiercache.events import LeaseLost
 from tiercache.port import Lease, Port, Remote, RemoteDown, RemoteRefused
 
 log = logging.getLogger("tiercache")
+
+Job: TypeAlias = Callable[[Port], Coroutine[Any, Any, None]]
 
 
 class Timer:
@@ -28,6 +35,8 @@ class Timer:
         # Guarded by `changed`.
         self._held: dict[bytes, Lease] = {}
         self._abandoned: list[Lease] = []
+        self._appointed: list[tuple[float, int, Job]] = []  # a heap, soonest first
+        self._order = itertools.count()
         self._closing = False
         self._next = math.inf  # when the thread looks again by itself
         self._thread: threading.Thread | None = None
@@ -62,12 +71,22 @@ class Timer:
                 self._abandoned.append(lease)
                 self._wake()
 
+    def appoint(self, when: float, job: Job) -> None:
+        """Run `job` on this thread at `when`, or soon after; not at all if the cache is closed before."""
+        with self.changed:
+            if not self._closing:
+                heapq.heappush(self._appointed, (when, next(self._order), job))
+                if when < self._next:
+                    self._next = when
+                    self._wake()
+
     def close(self, timeout: float) -> None:
         """Give every lease back and end the thread, within `timeout` seconds."""
         with self.changed:
             self._closing = True
             self._abandoned += self._held.values()
             self._held.clear()
+            self._appointed.clear()
             self._wake()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -78,10 +97,10 @@ class Timer:
         for lease in self._held.values():
             lease.lost = True  # the token is the parent's: nothing is committed with it here
         self.changed = threading.Condition()
-        self._held, self._abandoned, self._next, self._thread = {}, [], math.inf, None
+        self._held, self._abandoned, self._appointed, self._next, self._thread = {}, [], [], math.inf, None
 
     def _wake(self) -> None:
-        if self._thread is None and (self._held or self._abandoned):
+        if self._thread is None and (self._held or self._abandoned or self._appointed):
             thread = threading.Thread(target=self._run, name="tiercache-timer", daemon=True)
             thread.start()
             self._thread = thread
@@ -106,14 +125,23 @@ class Timer:
             overdue = [lease for lease in self._held.values() if lease.ends <= now]
             for lease in overdue:
                 del self._held[lease.token]
+            jobs = []
+            while self._appointed and self._appointed[0][0] <= now:
+                jobs.append(heapq.heappop(self._appointed)[-1])
         if due:
             await self._renew(due)
         for lease in overdue:
             self._give_up(lease)
         for lease in abandoned:
             await self._release(lease)
+        for job in jobs:
+            try:
+                await job(self._io())
+            except Exception:  # leases are still to be renewed
+                log.exception("A job behind the callers failed: this is a defect of tiercache")
         with self.changed:
-            self._next = min((min(lease.due, lease.ends) for lease in self._held.values()), default=math.inf)
+            ends = [min(lease.due, lease.ends) for lease in self._held.values()]
+            self._next = min(*ends, self._appointed[0][0] if self._appointed else math.inf, math.inf)
 
     def pause(self) -> float:
         """Seconds until the next turn; called under `changed`."""
