@@ -36,7 +36,8 @@ COUNTERS = words("""
 """)
 POLICY = words("""
     ttl jitter beta stale_while_revalidate stale_if_error negative_ttl negative_errors local_ttl lease max_load timeout
-    soft_timeout nested_wait on_abandon error_backoff error_backoff_max half_life refresh copy
+    soft_timeout nested_wait on_abandon error_backoff error_backoff_max half_life refresh refresh_ahead
+    hot_rate copy
 """)
 SETTINGS = words("""
     url namespace policy max_entries max_bytes weigh store client codec max_value_bytes push_bytes compress

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import cachetools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +34,9 @@ RANGES = {
     "error_backoff": ABOVE_0,
     "error_backoff_max": ABOVE_0,
     "half_life": ABOVE_0,
+    "hot_rate": ABOVE_0,
 }
+FOLLOWERS = {"stale_if_error", "negative_ttl", "hot_rate"}
 DEFAULTS = {
     "ttl": 300,
     "jitter": 0.1,
@@ -53,6 +56,8 @@ DEFAULTS = {
     "error_backoff_max": 5,
     "half_life": 60,
     "refresh": "background",
+    "refresh_ahead": False,
+    "hot_rate": 1,
     "copy": False,
 }
 
@@ -98,9 +103,9 @@ def test_a_field_that_is_no_number_is_a_policy_error(field: str, value: Any) -> 
         Policy(**{field: value})
 
 
-@pytest.mark.parametrize("field", RANGES.keys() - {"timeout", "soft_timeout", "stale_if_error", "negative_ttl", "ttl"})
+@pytest.mark.parametrize("field", RANGES.keys() - {"timeout", "soft_timeout", *FOLLOWERS, "ttl"})
 def test_none_is_no_number(field: str) -> None:
-    """Only the timeouts, and the fields that follow ttl, may be None."""
+    """Only the timeouts, and the fields that follow another, may be None."""
     with pytest.raises(PolicyError, match=f"^{field}=None: .*, not NoneType$"):
         Policy(**{field: None})
 
@@ -207,6 +212,27 @@ def test_an_override_leads_the_followers_along() -> None:
     assert (longer.stale_if_error, longer.negative_ttl) == (60, 7)
     assert policy.override({"stale_if_error": None}).stale_if_error == 60
     assert policy.override({}) == policy
+
+
+def test_a_hot_rate_switches_refresh_ahead_on() -> None:
+    """Unless it is said otherwise; a call can change either."""
+    assert not Policy().refresh_ahead
+    assert Policy(refresh_ahead=True).hot_rate == 1
+    assert Policy(hot_rate=5).refresh_ahead
+    assert not Policy(hot_rate=5, refresh_ahead=False).refresh_ahead
+    assert Policy().override({"hot_rate": 5}).refresh_ahead
+    assert Policy(refresh_ahead=True).override({"hot_rate": 5}) == Policy(hot_rate=5)
+    assert not Policy(hot_rate=5).override({"refresh_ahead": False}).refresh_ahead
+    with pytest.raises(PolicyError, match="refresh_ahead=1: must be True or False"):
+        Policy(refresh_ahead=1)  # type: ignore[arg-type]
+
+
+def test_a_store_whose_hits_nobody_counts_has_no_popular_entries() -> None:
+    """Said when the cache is made, and by the call that asks for it."""
+    with pytest.raises(PolicyError, match="refresh_ahead=True: the hits of a store of your own are not counted"):
+        Cache(store=cachetools.LRUCache(10), policy=Policy(hot_rate=1))
+    with Cache(store=cachetools.LRUCache(10)) as cache, pytest.raises(PolicyError, match="refresh_ahead"):
+        cache.get_or_load("k", lambda: 1, refresh_ahead=True)
 
 
 def test_an_unknown_field_is_a_type_error() -> None:

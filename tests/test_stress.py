@@ -20,7 +20,7 @@ from tiercache.local.flight import Flight
 from tiercache.local.table import Mode, Table, Verdict
 
 HIT, DUE, LEAD, JOIN, ALONE = map(int, Verdict)
-LOAD, READ, FORCE, WRITE, VERIFY = map(int, Mode)
+LOAD, READ, FORCE, WRITE, VERIFY, _ = map(int, Mode)
 DEADLINE = 60.0
 KEYS = "abcdefgh"
 PATIENT: dict[str, Any] = {"connect_timeout": 30.0, "call_timeout": 30.0, "call_budget": 60.0}

@@ -23,7 +23,7 @@ from tiercache.local.store import Entry
 from tiercache.local.table import Mode, Raises, Table, Verdict
 
 HIT, DUE, LEAD, JOIN, ALONE = map(int, Verdict)
-LOAD, READ, FORCE, WRITE, VERIFY = map(int, Mode)
+LOAD, READ, FORCE, WRITE, VERIFY, AHEAD = map(int, Mode)
 NEVER = math.inf
 SURE = math.exp(-20.9)  # a draw that falls anywhere in the window
 

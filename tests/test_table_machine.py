@@ -21,7 +21,7 @@ from tiercache.local.flight import Flight
 from tiercache.local.table import Mode, Raises, Table, Verdict
 
 HIT, DUE, LEAD, JOIN, ALONE = map(int, Verdict)
-LOAD, READ, FORCE, WRITE, VERIFY = map(int, Mode)
+LOAD, READ, FORCE, WRITE, VERIFY, AHEAD = map(int, Mode)
 LOST = 0  # the epoch while nobody hears the inbox
 WINDOW = 21
 EVER = -math.inf
@@ -32,7 +32,7 @@ ids = st.sampled_from([b"", b"first id", b"other id"])
 seconds = st.sampled_from([0.0, 0.25, 1.0, 4.0, 16.0, 64.0])
 draws = st.sampled_from([1.0, 0.5, math.exp(-WINDOW + 0.1)])
 betas = st.sampled_from([1.0, 1.0, 0.0, 2.0])
-modes = st.sampled_from([LOAD, LOAD, LOAD, READ, FORCE, VERIFY])
+modes = st.sampled_from([LOAD, LOAD, LOAD, READ, FORCE, VERIFY, AHEAD])
 
 
 @dataclass
@@ -99,8 +99,8 @@ class Model:
             self.kept.move_to_end(key)
         return self.kept.get(key)
 
-    def verified(self, kept: Kept, now: float) -> bool:
-        return kept.epoch == self.epoch != LOST and now < kept.verify
+    def verified(self, kept: Kept, now: float, refreshing: bool = False) -> bool:
+        return kept.epoch == self.epoch != LOST and (refreshing or now < kept.verify)
 
     def is_quiet(self, kept: Kept, now: float) -> bool:
         return now < kept.quiet and self.epoch in (kept.epoch, LOST)
@@ -115,7 +115,14 @@ class Model:
         if kept is not None and now >= kept.hard:
             del self.kept[key]
             kept = None
-        trusted = kept is not None and (self.is_quiet(kept, now) or self.verified(kept, now))
+        if mode == AHEAD:
+            due = kept is not None and kept.epoch == self.epoch != LOST and not self.is_quiet(kept, now)
+            if not due or kept is None or running is not None:
+                return HIT, None
+            self.counts["early_refreshes"] += 1
+            return DUE, kept.value
+        refreshing = running is not None and running.flight.early and not running.flight.settled
+        trusted = kept is not None and (self.is_quiet(kept, now) or self.verified(kept, now, refreshing))
         if kept is not None and trusted and mode not in (FORCE, WRITE) and now < max(kept.fresh, kept.fresh + swr):
             self.counts["hits_local"] += mode != VERIFY
             stale = now >= kept.fresh
@@ -192,6 +199,8 @@ class Interleaved(RuleBasedStateMachine):
         expected, what = self.model.probe(key, self.now, draw, swr, beta, mode)
         verdict, *rest = self.table.probe(key, self.now, draw, swr, beta, mode)
         assert verdict == expected
+        if mode == AHEAD and verdict == HIT:  # nobody is served
+            return
         if verdict in (HIT, DUE) and what is not None:
             assert rest[0] is what
             self.served(key, what)

@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import inspect
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from weakref import WeakKeyDictionary
 from tiercache.errors import CacheClosed
 from tiercache.local.flight import Flight
 from tiercache.policy import Policy
-from tiercache.port import AGAIN, Fly, Loader, Message, Node, Outcome, Slot, is_async, loading
+from tiercache.port import AGAIN, Fly, Loader, Message, Node, Outcome, Place, Slot, is_async, loading
 from tiercache.remote.links import Unanswered
 from tiercache.wire import Wire
 from tiercache.workers import Workers
@@ -264,12 +265,23 @@ class AioPort:
         task.add_done_callback(self._loops.refreshes.discard)
         return True
 
+    def place(self) -> Place:
+        return partial(_act, weakref.ref(self._loop), self.node, self._loops)
+
     def stop(self) -> None:
         if self._task is not None:
             _tell_loop(self._loop, self._task.cancel)
 
     def blocks_a_loop(self) -> bool:
         return False
+
+
+def _act(
+    where: "weakref.ref[asyncio.AbstractEventLoop]", node: Node, loops: Loops, act: Callable[[AioPort], object]
+) -> None:
+    loop = where()
+    if loop is not None:
+        _tell_loop(loop, lambda: act(loops.port(node)))
 
 
 def _never_awaited(value: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tiercache.local.flight import Flight
 from tiercache.policy import Policy
-from tiercache.port import Fly, Loader, Message, Node, Outcome, Slot, loading
+from tiercache.port import Fly, Loader, Message, Node, Outcome, Place, Slot, loading
 from tiercache.workers import Workers
 
 T = TypeVar("T")
@@ -109,6 +109,10 @@ class BlockingPort:
         context = contextvars.copy_context()
         port = BlockingPort(self.node, self._refreshers, behind=True)
         return self._refreshers.submit(lambda: context.run(run, fly(port)), queue_up=False)
+
+    def place(self) -> Place:
+        node, refreshers = self.node, self._refreshers
+        return lambda act: act(BlockingPort(node, refreshers))
 
     def stop(self) -> None:
         pass  # a thread can't be stopped: its own caller gets the value when it comes

@@ -27,7 +27,7 @@ from tiercache.process import Process
 from tiercache.remote.address import Address
 from tiercache.remote.commands import Names, wire_key
 from tiercache.result import Result
-from tiercache.settings import check_settings, weigher
+from tiercache.settings import check_ahead, check_settings, weigher
 from tiercache.signing import Signer, check_keys
 from tiercache.values import Values
 from tiercache.wire import RedisWire, Wire
@@ -40,8 +40,8 @@ COUNTERS = (
     "hits_local", "hits_remote", "misses", "loads", "load_failures", "early_refreshes", "stale_served", "joins",
     "waits", "grants", "busy", "cooldowns", "commits", "commit_rejected", "leases_lost", "bypass_nested",
     "bypass_loop", "bypass_breaker", "bypass_unanswered", "bypass_refused", "epochs", "evictions", "breaker_opened",
-    "undecodable", "unread", "unverified_served", "refreshes_skipped", "soft_timeouts_skipped", "loads_overdue",
-    "loads_abandoned", "dead_wakers", "entries", "bytes",
+    "undecodable", "unread", "unverified_served", "refreshes_ahead", "refreshes_skipped", "soft_timeouts_skipped",
+    "loads_overdue", "loads_abandoned", "dead_wakers", "entries", "bytes",
 )  # fmt: skip
 
 
@@ -95,7 +95,8 @@ class Cache(Face, Decorators):
         )  # fmt: skip
         if url is not None and client is not None:
             raise TypeError("give either a url or a client, not both")
-        self.policy = policy or Policy()
+        self._counts_hits = store is None
+        self.policy = check_ahead(policy or Policy(), self._counts_hits)
         self.namespace = namespace
         self.codec: Codec = codec if codec is not None else MsgpackCodec()
         self._policies: dict[Any, Policy] = {}
@@ -114,6 +115,7 @@ class Cache(Face, Decorators):
             call_timeout=call_timeout,
             call_budget=call_budget,
             refresh_concurrency=refresh_concurrency,
+            half_life=self.policy.half_life,
             around_load=around_load,
         )
         self._shared = self._process.node.remote.shared
@@ -423,7 +425,7 @@ class Cache(Face, Decorators):
         except TypeError:  # something unhashable: the check below says what is wrong with it
             return self.policy.override(changes)
         if policy is None:
-            policy = self.policy.override(changes)
+            policy = check_ahead(self.policy.override(changes), self._counts_hits)
             if len(self._policies) >= 256:
                 self._policies.clear()
             self._policies[known] = policy

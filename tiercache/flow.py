@@ -34,7 +34,7 @@ from tiercache.port import (
 from tiercache.reading import look, unverified
 
 HIT, DUE, LEAD, JOIN, ALONE = map(int, Verdict)
-LOAD, READ, FORCE, WRITE, VERIFY = map(int, Mode)
+LOAD, READ, FORCE, WRITE, VERIFY, _ = map(int, Mode)
 BATCH = 512  # keys in one write
 
 

@@ -58,11 +58,13 @@ log = logging.getLogger("tiercache")
 DUE, LOAD, FORCE, VERIFY = int(Verdict.DUE), int(Mode.LOAD), int(Mode.FORCE), int(Mode.VERIFY)
 
 
-def behind(port: Port, flight: Flight, fly: Fly) -> None:
-    """Let a refresh run behind its caller, or leave it to a later call where nobody is free to run it."""
-    if not port.spawn(flight, fly):
+def behind(port: Port, flight: Flight, fly: Fly) -> bool:
+    """Let a refresh run behind its caller; False: nobody is free to run it, and it is left to a later call."""
+    spawned = port.spawn(flight, fly)
+    if not spawned:
         port.node.count("refreshes_skipped")
         port.node.table.settle(flight, AGAIN)
+    return spawned
 
 
 Ending: TypeAlias = tuple[Outcome, Fill | None]
@@ -77,6 +79,7 @@ class Leader:
         self, port: Port, flight: Flight, loader: Loader | None, policy: Policy, ends: Deadlines = PATIENT
     ) -> None:
         self.port, self.flight, self.loader, self.policy, self.ends = port, flight, loader, policy, ends
+        self.given = policy  # a loader may have rules of its own for what it returns
         self.node = port.node
         self.key = flight.key
         self._lease: Lease | None = None  # until it is needed: most flights end with what Redis has
@@ -140,6 +143,8 @@ class Leader:
         self.node.settle(self.flight, AGAIN if self.private else outcome, fill)
         if fill is not None:
             self._rest()
+            if self.given.refresh_ahead and self.loader is not None and not self.flight.cut:
+                self.node.ahead.watch(self.key, fill, self.loader, self.given, self.port)
         if (
             fill is not None
             and self.serves_read

@@ -9,14 +9,14 @@ from typing import Any, Literal
 from tiercache.errors import PolicyError
 
 _FOLLOWS_TTL = ("stale_if_error", "negative_ttl")
+_FOLLOWS = (*_FOLLOWS_TTL, "refresh_ahead", "hot_rate")
 _SECONDS = "(0, 1e9]"
 _RANGES = {
     "jitter": "[0, 1)",
     "lease": "[0.1, 60]",
     **dict.fromkeys(("beta", "stale_while_revalidate", "stale_if_error", "negative_ttl"), "[0, 1e9]"),
-    **dict.fromkeys(
-        ("local_ttl", "max_load", "nested_wait", "error_backoff", "error_backoff_max", "half_life"), _SECONDS
-    ),
+    **dict.fromkeys(("local_ttl", "max_load", "nested_wait", "half_life", "hot_rate"), _SECONDS),
+    **dict.fromkeys(("error_backoff", "error_backoff_max"), _SECONDS),
 }
 
 
@@ -37,7 +37,9 @@ class Policy:
     nested_wait: the same inside a loader. on_abandon: what happens to a load whose callers all left.
     error_backoff, error_backoff_max: pause after a failed load, doubling with each failure.
     half_life: how soon `Cache.hot` forgets hits; that of the cache's own policy counts.
-    refresh: who runs an early refresh. copy: hand each caller its own copy of the value.
+    refresh: who runs an early refresh. refresh_ahead: an entry that this process is asked for at least hot_rate
+    times per second (default 1; giving it switches this on) is refreshed near its end without waiting for a request.
+    copy: hand each caller its own copy of the value.
 
     Raises PolicyError, naming the field and its range.
     """
@@ -60,6 +62,8 @@ class Policy:
     error_backoff_max: float = 5.0
     half_life: float = 60.0
     refresh: Literal["background", "caller"] = "background"
+    refresh_ahead: bool = None  # type: ignore[assignment]  # is hot_rate given? from __post_init__ on
+    hot_rate: float = None  # type: ignore[assignment]  # 1 from __post_init__ on
     copy: bool = False
     following: tuple[str, ...] = dataclasses.field(default=(), init=False, repr=False, compare=False)
 
@@ -68,9 +72,14 @@ class Policy:
             raise PolicyError("ttl=None: every entry expires; choose a long ttl instead, such as 86400")
         put = object.__setattr__
         put(self, "ttl", seconds("ttl", self.ttl))
-        put(self, "following", tuple(name for name in _FOLLOWS_TTL if getattr(self, name) is None))
-        for name in self.following:
-            put(self, name, min(self.ttl, 60.0))
+        put(self, "following", tuple(name for name in _FOLLOWS if getattr(self, name) is None))
+        for name in _FOLLOWS_TTL:
+            if name in self.following:
+                put(self, name, min(self.ttl, 60.0))
+        if self.refresh_ahead is None:
+            put(self, "refresh_ahead", self.hot_rate is not None)
+        if self.hot_rate is None:
+            put(self, "hot_rate", 1.0)
         for name, interval in _RANGES.items():
             put(self, name, seconds(name, getattr(self, name), interval))
         for name in ("timeout", "soft_timeout"):
@@ -80,8 +89,9 @@ class Policy:
             raise PolicyError(f"max_load={self.max_load!r}: must be at least lease ({self.lease!r})")
         one_of("on_abandon", self.on_abandon, ("cancel", "finish"))
         one_of("refresh", self.refresh, ("background", "caller"))
-        if not isinstance(self.copy, bool):
-            raise PolicyError(f"copy={self.copy!r}: must be True or False")
+        for name in ("copy", "refresh_ahead"):
+            if not isinstance(getattr(self, name), bool):
+                raise PolicyError(f"{name}={getattr(self, name)!r}: must be True or False")
         put(self, "negative_errors", _error_classes(self.negative_errors))
 
     def override(self, changes: dict[str, Any]) -> "Policy":

@@ -236,6 +236,7 @@ class Failure(NamedTuple):
     seen: Any  # the entry of tier 1 that it began with, or None
 
 
+Place: TypeAlias = Callable[[Callable[["Port"], object]], object]
 Fly: TypeAlias = Callable[["Port"], Coroutine[Any, Any, Outcome | None]]
 
 
@@ -271,6 +272,13 @@ class Port(Protocol):
         """Run a flight behind its caller. False where nobody is free to run it."""
         ...
 
+    def place(self) -> Place:
+        """Calls something with a port like this one, where this call is, also when it is over; from any thread.
+
+        Nothing is called where nobody is left.
+        """
+        ...
+
     def stop(self) -> None:
         """End a load that has lasted too long, if it can be ended; from any thread."""
 
@@ -299,6 +307,7 @@ class Node:
     around_load: Callable[[], Any]
     inbox: Any = None  # a remote.inbox.Inbox, from the first call that needs Redis on
     links: Any = None  # a remote.links.Links, None without tier 2
+    ahead: Any = None  # an ahead.Ahead
     closed: bool = False
     ready: bool = False  # the inbox has been tried: `Port.ready` has nothing more to wait for
 

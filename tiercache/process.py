@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from tiercache.ahead import Ahead
 from tiercache.alone import Alone
 from tiercache.blocking import BlockingPort, run
 from tiercache.errors import CacheClosed
@@ -48,6 +49,7 @@ class Process:
         call_timeout: float,
         call_budget: float,
         refresh_concurrency: int,
+        half_life: float,
         around_load: Callable[[], AbstractContextManager[Any]] | None,
     ) -> None:
         self._names, self._now, self._wire = names, now, wire
@@ -82,6 +84,7 @@ class Process:
             around_load=around_load or nullcontext,
             links=None if wire is None else wire.links(),
         )
+        self.node.ahead = Ahead(self.node, half_life, refresh_concurrency)
         if chosen.shared:
             table.cut_all(verified=False)  # until the inbox is subscribed
         _living.add(self)
@@ -191,6 +194,7 @@ class Process:
         node = self.node
         return [
             self._lock,
+            node.ahead.lock,
             node.table.guard,
             node.timer.changed,
             node.slots.lock,
@@ -214,6 +218,7 @@ class Process:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         node.timer.after_fork()
+        node.ahead.after_fork()
         node.slots = Slots()
         for workers in (self._refreshers, self._loaders):
             workers.after_fork()

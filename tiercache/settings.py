@@ -48,6 +48,13 @@ def _store(store: Any, max_bytes: int | None) -> None:
         raise PolicyError("max_bytes: a store bounds itself; give its maxsize and getsizeof instead")
 
 
+def check_ahead(policy: Policy, hits_are_counted: bool) -> Policy:
+    """`policy`; PolicyError where it asks for a popularity that nobody measures."""
+    if policy.refresh_ahead and not hits_are_counted:
+        raise PolicyError("refresh_ahead=True: the hits of a store of your own are not counted; use the built-in one")
+    return policy
+
+
 def _whole(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least or value >= 2**31:
         huge = isinstance(value, int) and abs(value) >= 2**31  # perhaps too long to be written out

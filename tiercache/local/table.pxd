@@ -19,6 +19,7 @@ cpdef enum Mode:
     FORCE = 2     # refresh: loads whatever is cached
     WRITE = 3     # set: replaces whatever runs
     VERIFY = 4    # serve a value that was just read; only ever HIT or DUE
+    AHEAD = 5     # refresh what is there, without a coin; only ever HIT (there is nothing to do) or DUE
 
 
 cdef class Raises:

@@ -14,11 +14,12 @@ run anybody's code). Flights, entries and dicts are made first, and what goes is
 This file is longer than others because all that one lock guards is read together.
 """
 cimport cython
+from cpython.ref cimport PyObject
 from libc.math cimport INFINITY
 
 from tiercache.local.flight cimport Flight, wake
 from tiercache.local.foreign cimport Foreign
-from tiercache.local.lru cimport LRU
+from tiercache.local.lru cimport LRU, seek
 from tiercache.local.store cimport Ends, Entry, before, entry_of, read_fill
 from tiercache.local.warmth cimport Hottest, Warmth
 from tiercache.local.xfetch cimport falls
@@ -69,16 +70,21 @@ cdef class Table:
         # The answer, or None if it takes a flight and there is no `spare` one.
         cdef void* value = NULL
         cdef Ends* ends = self.store.find(key, &value)
-        cdef Flight running
+        cdef Flight running = self.flights.get(key)
+        cdef bint refreshing = running is not None and running.early and not running.settled
         if ends != NULL and now >= ends.fresh + ends.hard:
             self.store.take(key, dropped)
             ends = NULL
+        if mode == AHEAD:
+            if ends == NULL or ends.epoch != self.epoch or running is not None:
+                return (<int>HIT, None)
+            return self._serve(key, <object>value, ends, now, draw, beta, mode, spare)
         if ends != NULL and mode != FORCE and mode != WRITE and (now < ends.fresh or now < ends.fresh + swr):
-            if self._is_quiet(ends, now) or ends.epoch == self.epoch and now < ends.fresh + ends.verify:
+            # The refresh under way has asked Redis about the entry: who looks again would only wait for the loader.
+            if self._is_quiet(ends, now) or ends.epoch == self.epoch and (refreshing or now < ends.fresh + ends.verify):
                 return self._serve(key, <object>value, ends, now, draw, beta, mode, spare)
         if mode == VERIFY:
             return (<int>HIT, None)
-        running = self.flights.get(key)
         if running is not None and not running.settled and mode != WRITE:
             if mode == READ and running.mode != READ:
                 return (<int>ALONE, None)
@@ -100,13 +106,14 @@ cdef class Table:
         # HIT or DUE for an entry that may answer; None as above.
         cdef bint stale = now >= ends.fresh
         cdef bint due = mode != READ and not self.closed and not self._is_quiet(ends, now)
-        due = due and (stale or falls(ends.fresh - now, beta * ends.delta, draw)) and key not in self.flights
+        due = due and (mode == AHEAD or stale or falls(ends.fresh - now, beta * ends.delta, draw))
+        due = due and key not in self.flights
         if due and spare is None:
             return None
-        if mode != VERIFY:
+        if mode != VERIFY and mode != AHEAD:
             self.hits += 1
             self.store.count_found()
-        if stale:
+        if stale and mode != AHEAD:
             self.bump("stale_served")
         if not due:
             return (<int>HIT, value)
@@ -253,6 +260,13 @@ cdef class Table:
                 self.warmth = Warmth(now, self.hits)
             self.warmth.look(self.lru, self.hits, now, half_life, hottest)
         return hottest.listed()
+
+    def rate(self, str key not None, double now, double half_life):
+        """Hits per second of one key, decayed like those of `hot`, which has to have been called once; else 0."""
+        with self.guard, cython.critical_section(self):
+            if self.warmth is None:
+                return 0.0
+            return self.warmth.rate(self.lru, seek(self.lru, <PyObject*>key), now, half_life)
 
     def count(self, str name not None, long long n=1):
         """Add to a counter of `stats()`."""

@@ -21,4 +21,6 @@ cdef class Warmth:
     cdef long long counted            # hits of the table when it was looked at last
     cdef double all_                  # warmth of all hits, those of entries that are gone included
 
+    cdef double per_warmth(self, double now, double half_life) noexcept
+    cdef double rate(self, LRU lru, unsigned int at, double now, double half_life) noexcept
     cdef int look(self, LRU lru, long long hits, double now, double half_life, Hottest hottest) except -1

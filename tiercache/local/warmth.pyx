@@ -17,6 +17,19 @@ from libc.math cimport M_LN2
 from tiercache.local.lru cimport LRU
 
 
+cdef struct Fading:
+    double kept                       # of the warmth that there was
+    double gained                     # for each hit since
+
+
+cdef inline Fading faded(double elapsed, double half_life) noexcept:
+    cdef Fading fading
+    elapsed = max(0.0, elapsed)
+    fading.kept = 2.0 ** (-elapsed / half_life)
+    fading.gained = (1.0 - fading.kept) * half_life / (elapsed * M_LN2) if fading.kept < 1.0 else 1.0
+    return fading
+
+
 @cython.final
 @cython.no_gc
 cdef class Hottest:
@@ -68,13 +81,23 @@ cdef class Warmth:
         self.started = self.looked_at = now
         self.counted = hits
 
+    cdef double rate(self, LRU lru, unsigned int at, double now, double half_life) noexcept:
+        # Hits per second of the entry in a slot; 0: of none.
+        cdef Fading fading = faded(now - self.looked_at, half_life)
+        cdef double per_warmth = self.per_warmth(now, half_life)
+        if at == 0 or lru.warmth == NULL:
+            return 0.0
+        return (lru.warmth[at] * fading.kept + lru.hits[at] * fading.gained) * per_warmth
+
+    cdef double per_warmth(self, double now, double half_life) noexcept:
+        # Hits per second of a warmth of 1.
+        cdef double reached = 1.0 - 2.0 ** (-max(0.0, now - self.started) / half_life)
+        return M_LN2 / half_life / reached if reached > 0.0 else 0.0
+
     cdef int look(self, LRU lru, long long hits, double now, double half_life, Hottest hottest) except -1:
         # Bring the warmth of every entry up to now, and offer them all.
         cdef bint first = lru.warmth == NULL
-        cdef double elapsed = max(0.0, now - self.looked_at)
-        cdef double kept = 2.0 ** (-elapsed / half_life)
-        cdef double gained = (1.0 - kept) * half_life / (elapsed * M_LN2) if kept < 1.0 else 1.0
-        cdef double reached = 1.0 - 2.0 ** (-max(0.0, now - self.started) / half_life)
+        cdef Fading fading = faded(now - self.looked_at, half_life)
         cdef unsigned int at
         if first:
             lru.warmth = <float*>PyMem_Calloc(<size_t>lru.room + 1, sizeof(float))
@@ -82,12 +105,12 @@ cdef class Warmth:
                 raise MemoryError
         for at in range(1, lru.used + 1):
             if not (first and now == self.started):
-                lru.warmth[at] = <float>(lru.warmth[at] * kept + lru.hits[at] * gained)
+                lru.warmth[at] = <float>(lru.warmth[at] * fading.kept + lru.hits[at] * fading.gained)
             lru.hits[at] = 0
             if lru.slots[at].key != NULL and lru.warmth[at] > 0:
                 hottest.offer(lru.slots[at].key, lru.warmth[at])
-        self.all_ = self.all_ * kept + (hits - self.counted) * gained
+        self.all_ = self.all_ * fading.kept + (hits - self.counted) * fading.gained
         self.counted, self.looked_at = hits, now
         hottest.all_ = self.all_
-        hottest.rate = M_LN2 / half_life / reached if reached > 0.0 else 0.0
+        hottest.rate = self.per_warmth(now, half_life)
         return 0
