@@ -102,6 +102,23 @@ def inside_a_loader(url: str, namespace: str, pipe: Any) -> None:
     cache.close()
 
 
+def refreshes_ahead(url: str, namespace: str, pipe: Any) -> None:
+    """Parent and child ask for a popular item of their own; each says when it was refreshed ahead."""
+    policy = Policy(ttl=1, beta=0, hot_rate=0.1, half_life=1)
+    cache = Cache(url, namespace=namespace, policy=policy, **PATIENT)
+
+    def asks(key: str) -> int:
+        before, deadline = cache.stats()["refreshes_ahead"], time.monotonic() + 30
+        while cache.stats()["refreshes_ahead"] == before and time.monotonic() < deadline:
+            cache.get_or_load(key, lambda: key)
+            time.sleep(0.005)
+        return cache.stats()["refreshes_ahead"] - before
+
+    cache.get_or_load("parent", lambda: "parent")
+    pipe.send((_in_child(lambda: asks("child")), asks("parent")))
+    cache.close()
+
+
 def exits_while_refreshing(url: str, namespace: str, pipe: Any) -> None:
     """The process ends while a background refresh holds its lease."""
     cache = Cache(

@@ -40,6 +40,11 @@ def test_a_child_waits_for_the_lease_of_its_parent(redis_server: RedisServer, na
     assert stats["commits"] == 1
 
 
+def test_a_child_refreshes_ahead_what_is_its_own(redis_server: RedisServer, namespace: str) -> None:
+    """It has none of its parent's appointments, and makes its own."""
+    assert run(forks.refreshes_ahead, redis_server, namespace) == ("1", 1)
+
+
 def test_a_child_forked_inside_a_loader_stores_nothing(redis_server: RedisServer, namespace: str) -> None:
     """Its caller gets the value; the parent commits with its token, once."""
     answer, value, stats = run(forks.inside_a_loader, redis_server, namespace)

@@ -58,7 +58,7 @@ class Ahead:
         self._due: list[tuple[float, int, str]] = []  # a heap of (when, order, key); only the latest order counts
         self._appointed = math.inf  # when the timer calls
         self._running: set[Flight] = set()
-        self._looked_at = -math.inf
+        self._look_at = -math.inf  # the next time
 
     def watch(self, key: str, fill: Fill, loader: Loader, policy: Policy, port: Port) -> None:
         """Tier 1 was filled with a value that is to be refreshed ahead."""
@@ -99,13 +99,13 @@ class Ahead:
 
     def _look(self, now: float) -> None:
         # Between two looks hits count as if they came evenly: they must not lie too far apart.
-        if now - self._looked_at >= self._look_every:
-            self._looked_at = now
+        if now >= self._look_at:
+            self._look_at = now + self._look_every
             self._node.table.hot(0, now, self._half_life)
 
     def _appoint(self) -> None:
         with self.lock:
-            when = min(self._due[0][0], self._looked_at + self._look_every) if self._due else math.inf
+            when = min(self._due[0][0], self._look_at) if self._due else math.inf
             if when >= self._appointed:
                 return
             self._appointed = when

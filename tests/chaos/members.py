@@ -110,6 +110,10 @@ class Marks:
         """Wait until one of the words stands there."""
         self._until(lambda: any(word in words for word, _ in self.all(key)))
 
+    def until_counted(self, key: str, word: str, times: int) -> None:
+        """Wait until a word stands there so often."""
+        self._until(lambda: self.count(key, word) >= times)
+
     def until_waited_for(self, key: str, processes: int) -> None:
         """Wait until so many processes have registered at the lease of a key."""
         self._until(lambda: self._client.hlen(f"tc1:{{{self._namespace}:{key}}}:l") >= 2 + processes)

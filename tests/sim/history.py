@@ -68,6 +68,8 @@ def history(seed: int) -> History:
         max_load=600.0 if kind == "lasting" else rng.choice((4.0, 60.0)),
         timeout=rng.choice((None, None, None, 0.2)) if kind != "lasting" else None,
         soft_timeout=Random(f"soft {seed}").choice((None,) * 5 + (0.001, 0.02, 0.2)),  # leaves the rest as it was
+        hot_rate=Random(f"ahead {seed}").choice((None,) * 4 + (0.1,)),  # and so does this
+        half_life=0.5,
         on_abandon=rng.choice(("cancel", "cancel", "finish")),
         refresh=rng.choice(("background", "background", "caller")),
         error_backoff=rng.choice((0.1, 1.0)),

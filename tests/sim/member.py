@@ -11,7 +11,7 @@ from sim.truth import Truth
 from tiercache import Cache, Policy, flow
 from tiercache.aio import AioPort
 from tiercache.local.flight import Flight
-from tiercache.port import Fly, Loader, Outcome, loading
+from tiercache.port import Fly, Loader, Outcome, Place, loading
 from tiercache.remote.timer import Timer
 
 
@@ -71,6 +71,15 @@ class TaskPort(AioPort):
         self.member.leads(flight)
         return await super().lead(flight, fly, policy)
 
+    def place(self) -> Place:
+        member, lane, lives = self.member, self.member.loop_lane, self.member.lives
+
+        def post(act: Any) -> None:
+            assert member.lives == lives, "a child runs what its parent appointed"
+            member.loop.in_lane(lane, 0.0, lambda: act(TaskPort(member)))
+
+        return post
+
 
 class ThreadPort(TaskPort):
     """A thread, as far as a coroutine can be one: its loads run in the caller, and nobody cancels them."""
@@ -97,6 +106,9 @@ class ThreadPort(TaskPort):
         port.in_frame = False
         self.member.start(self.member.thread(), fly(port))
         return True
+
+    def place(self) -> Place:
+        return lambda act: act(ThreadPort(self.member))
 
     def stop(self) -> None:
         pass

@@ -90,6 +90,7 @@ class Run(Acts):
         if (
             self.history.kind == "good"
             and self.history.policy.beta == 0
+            and not self.history.policy.refresh_ahead
             and truth.fresh_granted > truth.torn
             and not meant
         ):
