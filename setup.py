@@ -16,7 +16,7 @@ extensions = [
         f"tiercache.local.{name}",
         [f"tiercache/local/{name}.pyx"],
         include_dirs=["tiercache/local"],
-        depends=["tiercache/local/fastcall.h"],
+        depends=["tiercache/local/fastcall.h", "tiercache/local/ended.h"],
         extra_compile_args=flags,
     )
     for name in ("xfetch", "store", "lru", "warmth", "alias", "foreign", "flight", "table", "ready", "face")

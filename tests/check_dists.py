@@ -30,6 +30,7 @@ def main(folder: Path) -> None:
             "LICENSE",
             "tiercache/local/table.pyx",
             "tiercache/local/fastcall.h",
+            "tiercache/local/ended.h",
         }
         | SCRIPTS
         | STUBS

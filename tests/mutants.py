@@ -378,10 +378,10 @@ MUTANTS = [
         "a forked child keeps its parent's leases",
         "remote/timer.py",
         """\
-        self._held, self._abandoned, self._next, self._thread = {}, [], math.inf, None
+        self._held, self._abandoned, self._appointed, self._next, self._thread = {}, [], [], math.inf, None
 """,
         """\
-        self._abandoned, self._next, self._thread = [], math.inf, None
+        self._abandoned, self._appointed, self._next, self._thread = [], [], math.inf, None
 """,
         seed=350,
     ),
@@ -537,5 +537,47 @@ MUTANTS = [
         "        return then(",
         seed=147,
         says="swaps",
+    ),
+    Mutant(
+        "a refresh ahead goes on when nobody asks any more",
+        "ahead.py",
+        """\
+        elif self._is_hot(key, watched.policy):
+""",
+        """\
+        else:
+""",
+        caught_by="tests/test_ahead.py",
+    ),
+    Mutant(
+        "who asks during an early refresh waits for its loader",
+        "local/table.pyx",
+        """\
+ends.epoch == self.epoch and (refreshing or now < ends.fresh + ends.verify):
+""",
+        """\
+ends.epoch == self.epoch and now < ends.fresh + ends.verify:
+""",
+        caught_by="tests/test_ahead.py",
+    ),
+    Mutant(
+        "a refresh ahead that failed is not tried again",
+        "ahead.py",
+        """\
+                if leader.quiet:
+""",
+        """\
+                if False:
+""",
+        caught_by="tests/test_ahead.py",
+    ),
+    Mutant(
+        "a child keeps its parent's appointments",
+        "process.py",
+        """\
+        node.ahead.after_fork()
+""",
+        "",
+        caught_by="tests/test_processes.py",
     ),
 ]

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections.abc
+import contextlib
 import gc
 import inspect
 import sys
@@ -315,6 +316,41 @@ def test_it_holds_its_value_only_while_it_lives() -> None:
         return watch()
 
     assert asyncio.run(main()) is None
+
+
+def test_an_end_that_was_caught_stays_as_it_was() -> None:
+    """Who takes the StopIteration of a hit into their own hands keeps it, whatever is awaited meanwhile."""
+    caught = []
+    for value in VALUES:
+        for end in (next, lambda ready: ready.send(None)):
+            try:
+                end(Ready(value))
+            except StopIteration as error:
+                caught.append((value, error))
+            asyncio.run(awaited("another"))
+    assert all(error.value is value for value, error in caught)
+    assert len({id(error) for _, error in caught}) == len(caught)
+    assert all(error.__context__ is None for _, error in caught)
+
+
+@pytest.mark.parametrize("outlives", [False, True])
+def test_an_end_that_was_caught_and_dropped_holds_nothing(outlives: bool) -> None:
+    """Nor does its traceback, in whose frame the value stands, beyond the next hit that is awaited."""
+
+    class Value:
+        pass
+
+    def catch() -> "weakref.ref[Value]":
+        value = Value()
+        ready = Ready(value) if outlives else None
+        with contextlib.suppress(StopIteration):
+            next(ready or Ready(value))
+        return weakref.ref(value)
+
+    watch = catch()
+    if outlives:
+        asyncio.run(awaited("another"))
+    assert watch() is None
 
 
 def test_a_cycle_through_it_is_collected() -> None:

@@ -6,16 +6,12 @@ import random
 import sys
 import threading
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import cachetools
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tiercache.local.face import Face
 from tiercache.local.flight import Flight
@@ -23,7 +19,7 @@ from tiercache.local.store import Entry
 from tiercache.local.table import Mode, Raises, Table, Verdict
 
 HIT, DUE, LEAD, JOIN, ALONE = map(int, Verdict)
-LOAD, READ, FORCE, WRITE, VERIFY, AHEAD = map(int, Mode)
+LOAD, READ, FORCE, WRITE, VERIFY, _ = map(int, Mode)
 NEVER = math.inf
 SURE = math.exp(-20.9)  # a draw that falls anywhere in the window
 
@@ -53,246 +49,7 @@ def table() -> Table:
     return Table()
 
 
-# The model: what tier 1 does, in the plainest words.
-
-
-@dataclass
-class Kept:
-    value: Any
-    fresh: float
-    hard: float
-    verify: float
-    delta: float
-    epoch: int
-    id: bytes
-    quiet: float = -math.inf
-    disturbed: bool = False  # unquieted: no longer served the short way
-
-
-@dataclass
-class Led:
-    flight: Flight
-    key: str
-    mode: int
-    early: bool
-    epoch: int
-    cut: bool = False
-    id: bytes = b""
-
-
-keys = st.sampled_from("abc")
-ids = st.sampled_from([b"", b"first id", b"other id"])
-seconds = st.sampled_from([16.0, 8.0, 4.0, 2.0, 1.0, 0.25, 0.0])
-modes = st.sampled_from([LOAD, LOAD, LOAD, READ, FORCE, VERIFY])
-
-
-class Interleaved(RuleBasedStateMachine):
-    """Everything that can happen to a table, in any order, beside the model. Its LRU holds two entries."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = Table(2)
-        self.now = 0.0
-        self.short = Face(self.table, lambda: self.now)
-        self.kept: OrderedDict[str, Kept] = OrderedDict()
-        self.joinable: dict[str, Led] = {}
-        self.unsettled: list[Led] = []
-        self.epoch = self.epochs = 1
-        self.values = 0
-
-    def find(self, key: str) -> Kept | None:
-        if key in self.kept:
-            self.kept.move_to_end(key)
-        return self.kept.get(key)
-
-    def quiet_now(self, kept: Kept) -> bool:
-        return self.now < kept.quiet and self.epoch in (kept.epoch, 0)
-
-    def verified(self, kept: Kept) -> bool:
-        return kept.epoch == self.epoch != 0 and self.now < kept.verify
-
-    @rule(key=keys, mode=modes, swr=seconds, sure=st.booleans())
-    def probe(self, key: str, mode: int, swr: float, sure: bool) -> None:
-        kept = self.find(key)
-        if kept is not None and self.now >= kept.hard:
-            del self.kept[key]
-            kept = None
-        verdict, *rest = self.table.probe(key, self.now, SURE if sure else 1.0, swr, 1.0, mode)
-        running = self.joinable.get(key)
-        serves = (
-            kept is not None
-            and mode != FORCE
-            and (self.now < kept.fresh or self.now < kept.fresh + swr)
-            and (self.quiet_now(kept) or self.verified(kept))
-        )
-        if serves:
-            assert kept is not None
-            left = kept.fresh - self.now
-            falls = left <= 0 or (sure and kept.delta > 0 and left <= -kept.delta * math.log(SURE))
-            if falls and running is None and mode != READ and not self.quiet_now(kept):
-                assert verdict == DUE
-                assert rest[0] is kept.value
-                self.lead(rest[1], key, LOAD, early=True)
-            else:
-                assert (verdict, rest) == (HIT, [kept.value])
-        elif mode == VERIFY:
-            assert (verdict, rest) == (HIT, [None])
-        elif running is None:
-            assert verdict == LEAD
-            self.lead(rest[0], key, mode, early=False)
-        elif mode == READ and running.mode != READ:
-            assert (verdict, rest) == (ALONE, [None])
-        else:
-            assert verdict == JOIN
-            assert rest[0] is running.flight
-
-    def lead(self, flight: Flight, key: str, mode: int, early: bool) -> None:
-        assert (flight.key, flight.mode, flight.early, flight.cut) == (key, mode, early, False)
-        assert (flight.seen and flight.seen.value) == (self.kept[key].value if key in self.kept else None)
-        led = Led(flight, key, mode, early, self.epoch)
-        self.joinable[key] = led
-        self.unsettled.append(led)
-
-    @rule(key=keys, id=ids)
-    def write(self, key: str, id: bytes) -> None:
-        self.find(key)
-        if key in self.kept and self.now >= self.kept[key].hard:
-            del self.kept[key]
-        verdict, flight = self.table.probe(key, self.now, mode=WRITE)
-        assert verdict == LEAD
-        if key in self.joinable:
-            self.joinable[key].cut = True
-        self.lead(flight, key, WRITE, early=False)
-        self.table.writing(flight, id)
-        self.joinable[key].id = id
-
-    @rule(
-        key=keys,
-        fresh=seconds,
-        tail=seconds,
-        verify=seconds,
-        delta=st.sampled_from([0.0, 0.25]),
-        id=ids,
-        kind=st.sampled_from([*["value"] * 6, "raises", "nothing", "unverified"]),
-        reads=st.lists(st.tuples(st.sampled_from([0.0, 0.25, 0.5, 3.0]), modes, seconds, st.booleans()), max_size=5),
-    )
-    def load(self, key: str, reads: list[Any], **ends: Any) -> None:
-        """Start a flight if none runs, settle the one that does, and see how long its value lasts."""
-        if key not in self.joinable:
-            self.probe(key, FORCE, 0.0, False)
-        self.end(self.joinable[key], **ends)
-        for length, *read in reads:
-            self.take_the_short_way(key)
-            self.now += length
-            self.probe(key, *read)
-
-    @rule(data=st.data(), fresh=seconds, id=ids)
-    @precondition(lambda self: any(led.cut for led in self.unsettled))
-    def settle_what_was_cut(self, data: st.DataObject, fresh: float, id: bytes) -> None:
-        led = data.draw(st.sampled_from([led for led in self.unsettled if led.cut]))
-        self.end(led, fresh, fresh, fresh, 0.0, id, "value")
-
-    def end(self, led: Led, fresh: float, tail: float, verify: float, delta: float, id: bytes, kind: str) -> None:
-        self.unsettled.remove(led)
-        self.values += 1
-        value: Any = Raises(KeyError(self.values)) if kind == "raises" else f"value {self.values}"
-        epoch = 0 if kind == "unverified" else led.epoch
-        kept = Kept(value, self.now + fresh, self.now + fresh + tail, self.now + verify, delta, epoch, led.id or id)
-        given = fill(value, fresh=kept.fresh, hard=kept.hard, verify=kept.verify, delta=delta, epoch=epoch, id=kept.id)
-        assert self.table.settle(led.flight, value, None if kind == "nothing" else given)
-        assert led.flight.outcome is value
-        assert not self.table.settle(led.flight, "late", given)
-        assert led.flight.outcome is value
-        if self.joinable.get(led.key) is led:
-            del self.joinable[led.key]
-            if kind != "nothing":
-                self.kept.pop(led.key, None)
-                self.kept[led.key] = kept
-                if len(self.kept) > 2:
-                    self.kept.popitem(last=False)
-
-    @rule(key=keys, id=ids)
-    def cut(self, key: str, id: bytes) -> None:
-        self.table.cut(key, id)
-        kept, running = self.find(key), self.joinable.get(key)
-        if kept is not None and (not id or kept.id != id):
-            del self.kept[key]
-        if running is not None and (not id or running.id != id):
-            running.cut = True
-            del self.joinable[key]
-
-    def cut_running(self) -> None:
-        for led in self.joinable.values():
-            led.cut = True
-        self.joinable.clear()
-
-    @rule(what=st.sampled_from(["lose the inbox", "new epoch", "cut flights", "clear", *["reconnect"] * 4]))
-    def upheave(self, what: str) -> None:
-        if what == "lose the inbox":
-            self.table.cut_all(verified=False)
-            self.epoch = 0
-        elif what == "new epoch" or (what == "reconnect" and self.epoch == 0):
-            self.table.cut_all()
-            self.epochs += 1
-            self.epoch = self.epochs
-            self.cut_running()
-        elif what == "cut flights":
-            self.table.cut_flights()
-            self.cut_running()
-        elif what == "clear":
-            self.table.clear()
-            self.kept.clear()
-            self.cut_running()
-
-    @rule(key=keys, length=seconds)
-    def quiet(self, key: str, length: float) -> None:
-        self.table.quiet(key, self.now + length, self.now)
-        if (kept := self.find(key)) is not None:
-            kept.quiet = self.now + length
-
-    @rule(key=keys)
-    def unquiet(self, key: str) -> None:
-        self.table.unquiet(key)
-        if (kept := self.find(key)) is not None:
-            kept.quiet = -math.inf
-            kept.disturbed = True
-
-    @rule(key=keys)
-    def take_the_short_way(self, key: str) -> None:
-        before = self.table.stats()["hits_local"]
-        try:
-            value = self.short.get(key)
-        except AttributeError:  # there is no long way here
-            value = None
-        kept = self.kept.get(key)
-        if self.table.stats()["hits_local"] > before:
-            assert kept is not None
-            self.find(key)
-            assert value is kept.value
-            assert not isinstance(value, Raises)
-            assert self.verified(kept)
-            assert self.now < kept.fresh <= kept.hard
-            assert self.quiet_now(kept) or (self.now < kept.fresh - 21 * kept.delta and not kept.disturbed)
-        elif kept is not None and not isinstance(kept.value, Raises):
-            plain = self.verified(kept) and self.now < kept.fresh - 21 * kept.delta
-            assert not plain or kept.disturbed
-
-    @rule(length=st.sampled_from([0.25, 0.5, 3.0]))
-    def advance(self, length: float) -> None:
-        self.now += length
-
-    @invariant()
-    def the_same_entries_and_flights(self) -> None:
-        assert self.table.stats()["entries"] == len(self.kept)
-        assert self.table.stamp() == self.epoch
-        for led in self.unsettled:
-            assert led.flight.cut == led.cut
-            assert not led.flight.settled
-
-
-TestInterleaved = Interleaved.TestCase
-TestInterleaved.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
-
+# What happens in any order is in test_table_machine.py.
 
 # Boundaries: an end is the first moment at which something no longer holds.
 

@@ -95,13 +95,13 @@ class Cache(Face, Decorators):
         )  # fmt: skip
         if url is not None and client is not None:
             raise TypeError("give either a url or a client, not both")
-        self._counts_hits = store is None
-        self.policy = check_ahead(policy or Policy(), self._counts_hits)
+        self.policy = policy or Policy()
         self.namespace = namespace
         self.codec: Codec = codec if codec is not None else MsgpackCodec()
         self._policies: dict[Any, Policy] = {}
         self._templates: dict[tuple[str, str], str] = {}  # whose function each of them is
         super().__init__(Table(max_entries, max_bytes, store), self._clock(), self.policy.copy)
+        check_ahead(self.policy, self.table.counts_hits)
         address = None if url is None and client is None else Address(url, client)
         signer = None if sign_with is None else Signer(check_keys(sign_with), namespace)
         self._process = Process(
@@ -425,7 +425,7 @@ class Cache(Face, Decorators):
         except TypeError:  # something unhashable: the check below says what is wrong with it
             return self.policy.override(changes)
         if policy is None:
-            policy = check_ahead(self.policy.override(changes), self._counts_hits)
+            policy = check_ahead(self.policy.override(changes), self.table.counts_hits)
             if len(self._policies) >= 256:
                 self._policies.clear()
             self._policies[known] = policy

@@ -1,9 +1,13 @@
 """The awaitable of a hit."""
 cimport cython
-from cpython.exc cimport PyErr_SetObject
 from cpython.ref cimport Py_INCREF, PyObject
 
 from collections.abc import Coroutine
+
+
+cdef extern from "ended.h":
+    void end_with "tiercache_end"(value)
+    void let_go "tiercache_ended"(value)
 
 
 @cython.final
@@ -43,9 +47,11 @@ cdef extern from "Python.h":
         PYGEN_RETURN
     ctypedef struct AsyncSlots "PyAsyncMethods":
         void* am_send
+    ctypedef void (*destructor)(PyObject*)
     ctypedef struct Slots "PyTypeObject":
         AsyncSlots* tp_as_async
         void* tp_iternext
+        destructor tp_dealloc
 
 
 cdef SendResult ready_send(PyObject* self, PyObject* sent, PyObject** result) noexcept:
@@ -54,13 +60,18 @@ cdef SendResult ready_send(PyObject* self, PyObject* sent, PyObject** result) no
     return PYGEN_RETURN
 
 
-cdef PyObject* ready_next(PyObject* self) except? NULL:
-    value = (<Ready>self).value
-    if isinstance(value, (tuple, BaseException)):
-        value = StopIteration(value)  # SetObject alone would take these for the exception's own arguments
-    PyErr_SetObject(StopIteration, value)
+cdef PyObject* ready_next(PyObject* self) noexcept:
+    end_with((<Ready>self).value)
     return NULL
 
 
+cdef void ready_dealloc(PyObject* self) noexcept:
+    # Not __dealloc__, around which Cython puts the present exception aside, and back.
+    let_go((<Ready>self).value)
+    dealloc(self)
+
+
+cdef destructor dealloc = (<Slots*>Ready).tp_dealloc
+(<Slots*>Ready).tp_dealloc = ready_dealloc
 (<Slots*>Ready).tp_as_async.am_send = <void*>ready_send
 (<Slots*>Ready).tp_iternext = <void*>ready_next

@@ -31,6 +31,8 @@ class Raises:
 class Table:
     epoch: int
     closed: bool
+    @property
+    def counts_hits(self) -> bool: ...
     guard: AbstractContextManager[object]
     def __new__(cls, max_entries: int = 10_000, max_bytes: int | None = None, store: Any = None) -> Self: ...
     def probe(

@@ -246,6 +246,11 @@ cdef class Table:
             self._cut_flights(dropped)
             self.store.clear(dropped)
 
+    @property
+    def counts_hits(self):
+        """Are the hits of each entry counted? Not those of a foreign store."""
+        return self.store is self.lru
+
     def hot(self, Py_ssize_t most, double now, double half_life):
         """The keys that are hit most often, at most so many: (key, hits per second, share of all hits), hottest first.
 
@@ -253,7 +258,7 @@ cdef class Table:
         is not the LRU, because the hits of another are not counted.
         """
         cdef Hottest hottest = Hottest(most)
-        if self.store is not self.lru:
+        if not self.counts_hits:
             raise TypeError("the hits of a store of your own are not counted: hot() needs the built-in one")
         with self.guard, cython.critical_section(self):
             if self.warmth is None:
