@@ -1,4 +1,4 @@
-"""`tiercache demo`: one herd, four ways; what it costs, seen and counted."""
+"""`tiercache demo`: one herd, four ways, or a popular item under three policies; what it costs, seen and counted."""
 
 import argparse
 import contextlib
@@ -9,11 +9,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
+from tiercache.cli.children import ChildError
 from tiercache.cli.interrupts import Interrupted, Interrupts
 from tiercache.cli.reach import Unreachable, reached, shown
 from tiercache.cli.server import RedisServer, ServerError, connect
@@ -33,16 +35,21 @@ _DESCRIPTION = """\
 A popular item expires, and 4 processes x 250 callers ask for it at one moment. Its query takes 300 ms.
 Shown: what happens without protection, with the well-known get/lock/sleep/retry recipe, and with
 tiercache from threads and from asyncio. Needs no server and no data: it brings both, and removes them.
+`tiercache demo popular`: an item that is asked for all the time ends again and again, without early refreshes,
+with those by chance (XFetch), and refreshed ahead, side by side: who waits for its loader, and how many loads.
 """
 _EXIT_CODES = """\
 An arm that takes longer than 30 s (with --quick: 4 to 9 s) is stopped; callers that were not answered then
 count as having waited until then. Exit code 0: fine; 1: tiercache made more than one query or left a
-caller unanswered; 2: it could not be run; 130: interrupted.
+caller unanswered (popular: refresh ahead kept a caller waiting); 2: it could not be run; 130: interrupted.
 """
 
 
 class DemoError(Exception):
     """The demo can't be run as asked; the text is one line."""
+
+
+_COMPLAINTS = (DemoError, ChildError, Unreachable, ServerError, Interrupted)
 
 
 def add_command(commands: Any) -> None:
@@ -53,6 +60,7 @@ def add_command(commands: Any) -> None:
         description=_DESCRIPTION,
         epilog=_EXIT_CODES,
     )
+    parser.add_argument("scene", nargs="?", choices=("herd", "popular"), default="herd", help="what is shown (herd)")
     parser.add_argument("--url", metavar="URL", help="use this Redis (redis://, rediss://, unix://), not a private one")
     parser.add_argument(
         "--port",
@@ -62,9 +70,11 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--processes", type=_number(1, MOST_PROCESSES), metavar="N", help="processes (4)")
     parser.add_argument("--callers", type=_number(1, MOST_CALLERS), metavar="N", help="callers per process (250)")
-    parser.add_argument("--quick", action="store_true", help="2 processes x 25 callers, under 20 s in all")
+    parser.add_argument(
+        "--quick", action="store_true", help="2 processes x 25 callers, under 20 s in all; popular: about 10 s"
+    )
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout, the rest on stderr")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture of the herds there, a PNG")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture there, a PNG")
     parser.set_defaults(run=run)
 
 
@@ -73,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     with Interrupts() as interrupts:
         try:
             code = _demo(options, interrupts.check)
-        except (DemoError, Unreachable, ServerError, Interrupted, redis.RedisError, sqlite3.Error, OSError) as error:
+        except (*_COMPLAINTS, redis.RedisError, sqlite3.Error, OSError) as error:
             code = 2
             complaint = " ".join(str(error).split())
         else:
@@ -89,8 +99,6 @@ def _demo(options: argparse.Namespace, check: Callable[[], None]) -> int:
     _require("rich", "matplotlib" if options.plot else "rich")
     from rich.console import Console
 
-    from tiercache.cli import plot, report, version
-
     _refuse_what_can_not_be(options)
     console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
@@ -98,31 +106,72 @@ def _demo(options: argparse.Namespace, check: Callable[[], None]) -> int:
         server = _server_version(url)
         console.print(f"Redis {server} at {shown(url)}", highlight=False, soft_wrap=True)
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="tiercache-demo-"))
-        plan = _plan(options, url, Path(directory), console, check)
+        where = _Where(url, server, secrets.token_hex(6), Path(directory))
         if options.url:
-            stack.callback(_remove_keys, url, plan.run)
-        results = _run_arms(plan, console, check)
+            stack.callback(_remove_keys, url, where.run)
+        found = (_popular if options.scene == "popular" else _herd)(options, where, console, check)
         if options.plot:
-            plot.draw(results, plan, options.plot)
+            found.draw(options.plot)
             console.print(f"picture: {options.plot}", highlight=False, soft_wrap=True)
     check()
     if options.json:
-        print(report.as_json(results, plan, report.versions(version(), server)))
-    report.print_table(results, plan, _table_console(stderr=options.json))
-    shortcomings = report.shortcomings(results, plan)
-    for line in shortcomings:
+        print(found.as_json)
+    found.print_table(_table_console(stderr=options.json))
+    for line in found.shortcomings:
         console.print(f"FAILED: {line}", style="bold red", markup=False, soft_wrap=True)
-    return 1 if shortcomings else 0
+    return 1 if found.shortcomings else 0
 
 
-def _plan(
-    options: argparse.Namespace, url: str, directory: Path, console: "Console", check: Callable[[], None]
-) -> "Plan":
+class _Where(NamedTuple):
+    url: str
+    server: str  # its version
+    run: str  # random, in the name of every key
+    directory: Path
+
+
+class _Found(NamedTuple):
+    """What was shown, ready to be told."""
+
+    draw: Callable[[Path], None]
+    as_json: str
+    print_table: Callable[["Console"], None]
+    shortcomings: list[str]
+
+
+def _herd(options: argparse.Namespace, where: _Where, console: "Console", check: Callable[[], None]) -> _Found:
+    from tiercache.cli import plot, report, version
+
+    plan = _plan(options, where, console, check)
+    results = _run_arms(plan, console, check)
+    return _Found(
+        partial(plot.draw, results, plan),
+        report.as_json(results, plan, report.versions(version(), where.server)),
+        partial(report.print_table, results, plan),
+        report.shortcomings(results, plan),
+    )
+
+
+def _popular(options: argparse.Namespace, where: _Where, console: "Console", check: Callable[[], None]) -> _Found:
+    from tiercache.cli import expiries, report, version
+    from tiercache.cli.popular import QUICK, Plan, run_arms
+
+    plan = Plan(where.url, where.run, where.directory, **(QUICK if options.quick else {}))
+    with expiries.progress(console, plan.seconds) as watch:
+        courses = run_arms(plan, watch, check)
+    return _Found(
+        partial(expiries.draw, courses, plan),
+        expiries.as_json(courses, plan, report.versions(version(), where.server)),
+        partial(expiries.print_table, courses, plan),
+        expiries.shortcomings(courses),
+    )
+
+
+def _plan(options: argparse.Namespace, where: _Where, console: "Console", check: Callable[[], None]) -> "Plan":
     from tiercache.cli import database
     from tiercache.cli.herd import Plan
 
     begin = time.monotonic()
-    path = directory / "shop.sqlite"
+    path = where.directory / "shop.sqlite"
     database.create(path, ROWS)
     check()
     query, seconds = database.calibrate(path, ROWS, check, rounds=3 if options.quick else 4)
@@ -132,10 +181,10 @@ def _plan(
     )
     processes, callers = QUICK if options.quick else FULL
     return Plan(
-        url=url,
+        url=where.url,
         own_server=not options.url,
-        run=secrets.token_hex(6),
-        directory=directory,
+        run=where.run,
+        directory=where.directory,
         processes=options.processes or processes,
         callers=options.callers or callers,
         limit=_quick_limit(time.monotonic() - begin) if options.quick else LIMIT_SECONDS,
@@ -152,17 +201,14 @@ def _quick_limit(elapsed: float) -> float:
 
 
 def _run_arms(plan: "Plan", console: "Console", check: Callable[[], None]) -> list["Result"]:
-    from tiercache.cli.herd import TITLES, HerdError, run_arm
+    from tiercache.cli.herd import TITLES, run_arm
     from tiercache.cli.progress import progress
 
     results = []
     with progress(console, plan.processes * plan.callers) as shown:
         for arm, title in TITLES.items():
             shown.start(title)
-            try:
-                results.append(run_arm(arm, plan, shown.show, check))
-            except HerdError as error:
-                raise DemoError(str(error)) from error
+            results.append(run_arm(arm, plan, shown.show, check))
     return results
 
 
@@ -177,6 +223,8 @@ def _refuse_what_can_not_be(options: argparse.Namespace) -> None:
 
     if options.url and options.port:
         raise DemoError("--port is for the private Redis; it can't be given with --url")
+    if options.scene == "popular" and (options.processes or options.callers):
+        raise DemoError("--processes and --callers are for the herd; they can't be given with popular")
     processes, callers = QUICK if options.quick else FULL
     in_all = (options.processes or processes) * (options.callers or callers)
     if in_all > MOST_IN_ALL:

@@ -52,6 +52,15 @@ class Section:
         """The callers answered so far."""
         return sum(1 for moment in self._answered if moment)
 
+    @property
+    def longest(self) -> float:
+        """The longest wait of a caller answered so far, in seconds."""
+        return max((end - begin for begin, end in zip(self._asked, self._answered, strict=True) if end), default=0.0)
+
+    def caller(self, number: int) -> Span:
+        """One of them."""
+        return Span(self._asked[number], self._answered[number] or None)
+
     def callers(self) -> list[Span]:
         """Each caller that asked, from its asking to its answer."""
         return _spans(self._asked, self._answered)

@@ -10,6 +10,7 @@ from tiercache.cli.report import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _WAITING, _UNANSWERED, _QUERY = "#4c78a8", "#b8b8b8", "#e45756"
 
@@ -30,7 +31,7 @@ def complaint(path: Path) -> str | None:
 
 
 def draw(results: list[Result], plan: Plan, path: Path) -> None:
-    """Write the picture, a PNG, in one step: nobody sees half of it."""
+    """Write the picture, a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -47,6 +48,11 @@ def draw(results: list[Result], plan: Plan, path: Path) -> None:
         + ("; grey: never answered" if any(result.answered < len(result.callers) for result in results) else ""),
         fontsize=11,
     )
+    save(figure, path)
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure there, a PNG, in one step: nobody sees half of it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(unfinished, "xb") as file:
