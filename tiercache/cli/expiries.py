@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _CALL, _WAITED, _LOAD, _END = "#4c78a8", "#e45756", "#f2cf5b", "#808080"
 _LINE_SECONDS = 2.0
 _LEGEND = (
-    "renewals: loads while the callers asked; waited for: those that kept a caller waiting\n"
-    "waited: callers who ran the loader or waited for it; p99.9, longest: ms, of all calls"
+    "renewals: loads while the callers ask; waited for: those that kept one waiting\n"
+    "waited: callers who loaded or waited for a load; p99.9, longest: ms, all calls"
 )
 
 

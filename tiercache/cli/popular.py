@@ -100,10 +100,11 @@ def run_arms(plan: Plan, watch: Watcher, check: Callable[[], None]) -> list[Cour
             now = time.monotonic()
             for each in children.values():
                 each.raise_if_one_ended()
-            if now - looked >= LOOK_SECONDS:
+            ended = now - begin >= plan.seconds
+            if ended or now - looked >= LOOK_SECONDS:
                 looked = now
                 watch(now - begin, {arm: _seen(journal) for arm, journal in journals.items()})
-            return now - begin >= plan.seconds
+            return ended
 
         children["none"].until(over, check, 2 * plan.seconds)
         stop = time.monotonic()
