@@ -16,12 +16,12 @@ PAGE, FILE, PICTURES = (
     Path(__file__).parent / "results.json",
     ROOT / "docs" / "pictures",
 )
-_BLOCK = re.compile(r"(?<=<!-- figures: )(?P<name>[\w-]+) -->\n.*?(?=<!-- end of figures: (?P=name) -->)", re.S)
+BLOCK = re.compile(r"(?<=<!-- figures: )(?P<name>[\w-]+) -->\n.*?(?=<!-- end of figures: (?P=name) -->)", re.S)
 
 
 def written(page: str, results: Results) -> str:
     """The page with the figures of these results; KeyError where it has a block that nothing fills."""
-    return _BLOCK.sub(lambda block: f"{block['name']} -->\n\n{BLOCKS[block['name']](results)}\n\n", page)
+    return BLOCK.sub(lambda block: f"{block['name']} -->\n\n{BLOCKS[block['name']](results)}\n\n", page)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:

@@ -22,7 +22,10 @@ from tiercache.cache import COUNTERS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
-RUN = [ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md", DOCS / "recipes.md", DOCS / "migrating.md"]
+RUN = [
+    ROOT / "README.md",
+    *(DOCS / f"{name}.md" for name in ("index", "tutorial", "recipes", "migrating", "popular", "operations")),
+]
 NOT_SHOWN = {"__init__.py", "asgi.py", "wsgi.py"}  # as Django writes them
 URL = "redis://localhost:6379/0"
 TEST_COMMAND = 'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/python -m pytest'
@@ -238,6 +241,35 @@ def test_the_counters_are_explained() -> None:
     """Each counter has a row, and there is no row for one that does not exist."""
     section = (DOCS / "api.md").read_text(encoding="utf-8").partition("\n## Stats\n")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", section, re.M) == list(COUNTERS)
+
+
+def logged() -> Iterator[tuple[str, str]]:
+    """Each warning or error that the package logs: where, and its text with `...` for what is filled in."""
+    for path in sorted((ROOT / "tiercache").rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match call:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="log"), attr="warning" | "error" | "exception" | "critical"),
+                    args=[ast.Constant(value=str(text)), *_],
+                ):
+                    yield f"{path.name}:{call.lineno}", re.sub(r"%[rsd]", "...", text)
+
+
+def test_the_log_lines_are_explained() -> None:
+    """operations.md says of each line what to do, and there is no line on it that nobody writes."""
+    section = (DOCS / "operations.md").read_text(encoding="utf-8").partition("\n## The log\n")[2].partition("\n## ")[0]
+    explained = re.findall(r"^\| `(.+?)` \|", section, re.M)
+    lines = dict(logged())
+    assert len(lines) > 10
+    assert set(explained) == set(lines.values())
+
+
+def test_what_is_to_be_watched_is_counted() -> None:
+    """operations.md has rows for all counters that can tell of something wrong, and for nothing else."""
+    section = (DOCS / "operations.md").read_text(encoding="utf-8").partition("\n## What to watch\n")[2]
+    firsts = re.findall(r"^\| (`.+?) \|", section.partition("\n## ")[0], re.M)
+    named = {name for first in firsts for name in re.findall(r"`(\w+)`", first)}
+    assert named == set(COUNTERS) - {"grants", "busy", "commits"}
 
 
 def test_the_names_of_the_protocol_are_those_of_the_code() -> None:
