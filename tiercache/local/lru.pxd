@@ -16,6 +16,17 @@ cdef struct Cell:
     unsigned int hash                 # the low half of the key's hash
 
 
+cdef struct Ghost:
+    PyObject* key                     # owned; NULL: nothing is remembered here
+    float warmth
+    float unsent
+    unsigned int hits
+
+
+cdef enum:
+    GHOSTS = 1024
+
+
 cdef class LRU(Store):
     # Guarded by the table's lock.
     cdef Slot* slots                  # numbered from 1
@@ -23,6 +34,8 @@ cdef class LRU(Store):
     cdef size_t mask                  # cells - 1
     cdef unsigned int* hits           # of each slot's entry since its warmth was looked at; they stop at the largest
     cdef float* warmth                # of each slot's entry, see warmth.pyx; NULL until somebody asks for it
+    cdef float* unsent                # the part of it that the fleet was not told; NULL likewise
+    cdef Ghost* ghosts                # how warm was what is removed; each key has one place. NULL likewise
     cdef unsigned int room            # slots there is memory for
     cdef unsigned int used            # slots that were ever used
     cdef unsigned int free            # the first free one of these, 0: none
@@ -34,6 +47,7 @@ cdef class LRU(Store):
     cdef long long bytes_
 
     cdef int drop(self, unsigned int at, list dropped) except -1
+    cdef int keep_warmth(self) except -1
     cdef int make_room(self) except -1
     cdef int spread(self, size_t cells) except -1
 

@@ -15,7 +15,7 @@ This file is longer than others because slots, list and index are one structure.
 """
 cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
 
 from tiercache.local.store cimport Ends, Entry, Store
 
@@ -79,6 +79,7 @@ cdef class LRU(Store):
     cdef bint take(self, str key, list dropped) except -1:
         cdef unsigned int at = seek(self, <PyObject*>key)
         if at:
+            remember(self, at)
             self.drop(at, dropped)
         return at != 0
 
@@ -117,7 +118,7 @@ cdef class LRU(Store):
             Py_INCREF(entry.key)
             self.hits[at] = 0
             if self.warmth != NULL:
-                self.warmth[at] = 0
+                recall(self, at)
             place(self.cells, self.mask, at, <unsigned int>text_hash(<PyObject*>entry.key))
             link(self, at)
             self.held += 1
@@ -130,11 +131,26 @@ cdef class LRU(Store):
             evicted += 1
         return evicted
 
+    cdef int keep_warmth(self) except -1:
+        # From now on.
+        cdef size_t places = <size_t>self.room + 1
+        cdef float* warmth = <float*>PyMem_Calloc(places, sizeof(float))
+        cdef float* unsent = <float*>PyMem_Calloc(places, sizeof(float))
+        cdef Ghost* ghosts = <Ghost*>PyMem_Calloc(GHOSTS, sizeof(Ghost))
+        if warmth == NULL or unsent == NULL or ghosts == NULL:
+            PyMem_Free(warmth)
+            PyMem_Free(unsent)
+            PyMem_Free(ghosts)
+            raise MemoryError
+        self.warmth, self.unsent, self.ghosts = warmth, unsent, ghosts
+        return 0
+
     cdef int make_room(self) except -1:
         # For one more: a free slot, and a cell.
         cdef unsigned int room
         cdef unsigned int* hits
         cdef float* warmth
+        cdef float* unsent
         cdef Slot* slots
         if 5 * (<size_t>self.held + 1) > 4 * (self.mask + 1):
             self.spread(2 * (self.mask + 1) if self.mask else 16)
@@ -155,6 +171,10 @@ cdef class LRU(Store):
                 if warmth == NULL:
                     raise MemoryError
                 self.warmth = warmth
+                unsent = <float*>PyMem_Realloc(self.unsent, (<size_t>room + 1) * sizeof(float))
+                if unsent == NULL:
+                    raise MemoryError
+                self.unsent = unsent
             self.room = room
         self.used += 1
         self.slots[self.used].newer = 0
@@ -186,14 +206,47 @@ cdef class LRU(Store):
         return self.bytes_
 
 
+cdef int remember(LRU lru, unsigned int at) noexcept:
+    # What is removed, and not for want of room, comes back as warm as it was; of two in one place the warmer.
+    cdef Ghost* ghost
+    if lru.warmth == NULL or lru.warmth[at] + lru.hits[at] == 0:
+        return 0
+    ghost = &lru.ghosts[<unsigned int>text_hash(lru.slots[at].key) & (GHOSTS - 1)]
+    if ghost.key != NULL:
+        if ghost.warmth + ghost.hits > lru.warmth[at] + lru.hits[at]:
+            return 0
+        Py_DECREF(<object>ghost.key)
+    ghost.key, ghost.warmth, ghost.unsent, ghost.hits = lru.slots[at].key, lru.warmth[at], lru.unsent[at], lru.hits[at]
+    Py_INCREF(<object>ghost.key)
+    return 0
+
+
+cdef int recall(LRU lru, unsigned int at) noexcept:
+    cdef PyObject* key = lru.slots[at].key
+    cdef Ghost* ghost = &lru.ghosts[<unsigned int>text_hash(key) & (GHOSTS - 1)]
+    lru.warmth[at] = lru.unsent[at] = 0
+    if ghost.key != NULL and same_text(ghost.key, key):
+        lru.warmth[at], lru.unsent[at], lru.hits[at] = ghost.warmth, ghost.unsent, ghost.hits
+        Py_DECREF(<object>ghost.key)
+        ghost.key = NULL
+    return 0
+
+
 cdef Emptied empty(LRU lru):
     cdef Emptied emptied = Emptied.__new__(Emptied)
+    cdef Py_ssize_t each
     emptied.slots, emptied.used = lru.slots, lru.used
     if lru.cells != &nowhere:
         PyMem_Free(lru.cells)
     PyMem_Free(lru.hits)
     PyMem_Free(lru.warmth)
-    lru.slots, lru.cells, lru.mask, lru.hits, lru.warmth = NULL, &nowhere, 0, NULL, NULL
+    PyMem_Free(lru.unsent)
+    if lru.ghosts != NULL:
+        for each in range(GHOSTS):
+            Py_XDECREF(lru.ghosts[each].key)
+        PyMem_Free(lru.ghosts)
+    lru.slots, lru.cells, lru.mask, lru.hits = NULL, &nowhere, 0, NULL
+    lru.warmth, lru.unsent, lru.ghosts = NULL, NULL, NULL
     lru.room = lru.used = lru.free = lru.held = lru.newest = lru.oldest = 0
     lru.bytes_ = 0
     return emptied

@@ -273,6 +273,28 @@ cdef class Table:
                 return 0.0
             return self.warmth.rate(self.lru, seek(self.lru, <PyObject*>key), now, half_life)
 
+    def gains(self, Py_ssize_t most, double now, double half_life):
+        """What the fleet was not told yet: the warmth of all hits, and (key, warmth) of at most so many, largest first.
+
+        Who asks tells it: it is not given again. Without hits since the last call there is nothing, (0.0, []).
+        """
+        cdef Hottest hottest = Hottest(most)
+        with self.guard, cython.critical_section(self):
+            if self.warmth is None:
+                self.warmth = Warmth(now, self.hits)
+            self.warmth.look(self.lru, self.hits, now, half_life, hottest, unsent=True)
+            if hottest.all_ > 0.0:
+                self.warmth.sent(self.lru, hottest)
+        return (hottest.all_, hottest.gains()) if hottest.all_ > 0.0 else (0.0, [])
+
+    def disown(self, double now, double half_life):
+        """What was hit until now is for another process to tell."""
+        cdef Hottest hottest = Hottest(0)
+        with self.guard, cython.critical_section(self):
+            if self.warmth is not None:
+                self.warmth.look(self.lru, self.hits, now, half_life, hottest)
+                self.warmth.disown(self.lru)
+
     def count(self, str name not None, long long n=1):
         """Add to a counter of `stats()`."""
         with self.guard, cython.critical_section(self):

@@ -12,6 +12,7 @@ cdef class Hottest:
     cdef double all_                  # the warmth of everything
 
     cdef int offer(self, PyObject* key, double warmth) noexcept
+    cdef double least(self) noexcept  # what has to be exceeded
 
 
 cdef class Warmth:
@@ -20,7 +21,10 @@ cdef class Warmth:
     cdef double looked_at
     cdef long long counted            # hits of the table when it was looked at last
     cdef double all_                  # warmth of all hits, those of entries that are gone included
+    cdef double unsent                # the part of it that the fleet was not told
 
     cdef double per_warmth(self, double now, double half_life) noexcept
     cdef double rate(self, LRU lru, unsigned int at, double now, double half_life) noexcept
-    cdef int look(self, LRU lru, long long hits, double now, double half_life, Hottest hottest) except -1
+    cdef int look(self, LRU lru, long long hits, double now, double half_life, Hottest hottest, bint unsent=*) except -1
+    cdef int sent(self, LRU lru, Hottest hottest) noexcept
+    cdef int disown(self, LRU lru) noexcept

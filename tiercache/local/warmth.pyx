@@ -8,13 +8,18 @@ warmth of each entry: with half-life H, T seconds after the last look, it become
 as if each of the hits had decayed since it came, the hits spread evenly over T. Under a steady rate r warmth tends to
 r H / ln 2, and has reached 1 - 2 ** (-age / H) of it after counting for `age` seconds; so a rate is read off at once,
 and its error is that of the number of hits. What came before the first look is not counted.
+
+What of an entry's warmth the fleet was not told decays beside it. Who tells the fleet takes the most of that, and the
+rest stays until it is among the most: so of each key less is untold than the least that was told.
 """
 cimport cython
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.math cimport M_LN2
+from libc.math cimport INFINITY, M_LN2
 
-from tiercache.local.lru cimport LRU
+from tiercache.local.lru cimport GHOSTS, LRU, Ghost, seek, text_hash
+
+cdef float COLD = <float>1e-6  # less is nothing: before its numbers become slow to count with
 
 
 cdef struct Fading:
@@ -64,6 +69,15 @@ cdef class Hottest:
         Py_INCREF(<object>key)
         return 0
 
+    cdef double least(self) noexcept:
+        if self.held < self.most:
+            return 0.0
+        return self.warmths[self.held - 1] if self.most else INFINITY
+
+    def gains(self):
+        """(key, warmth), largest first."""
+        return [(<object>self.keys[n], self.warmths[n]) for n in range(self.held)]
+
     def listed(self):
         """(key, hits per second, share of all hits), hottest first."""
         return [
@@ -94,23 +108,73 @@ cdef class Warmth:
         cdef double reached = 1.0 - 2.0 ** (-max(0.0, now - self.started) / half_life)
         return M_LN2 / half_life / reached if reached > 0.0 else 0.0
 
-    cdef int look(self, LRU lru, long long hits, double now, double half_life, Hottest hottest) except -1:
-        # Bring the warmth of every entry up to now, and offer them all.
+    cdef int look(
+        self, LRU lru, long long hits, double now, double half_life, Hottest hottest, bint unsent=False
+    ) except -1:
+        # Bring the warmth of everything up to now, and offer it, or what is unsent of it.
         cdef bint first = lru.warmth == NULL
         cdef Fading fading = faded(now - self.looked_at, half_life)
         cdef unsigned int at
+        cdef Ghost* ghost
+        cdef float* offered
         if first:
-            lru.warmth = <float*>PyMem_Calloc(<size_t>lru.room + 1, sizeof(float))
-            if lru.warmth == NULL:
-                raise MemoryError
+            lru.keep_warmth()
+            if now == self.started:
+                fading.gained = 0.0
+        offered = lru.unsent if unsent else lru.warmth
         for at in range(1, lru.used + 1):
-            if not (first and now == self.started):
-                lru.warmth[at] = <float>(lru.warmth[at] * fading.kept + lru.hits[at] * fading.gained)
-            lru.hits[at] = 0
-            if lru.slots[at].key != NULL and lru.warmth[at] > 0:
-                hottest.offer(lru.slots[at].key, lru.warmth[at])
+            fold(&lru.warmth[at], &lru.unsent[at], &lru.hits[at], fading.kept, fading.gained)
+            if offered[at] > hottest.least() and lru.slots[at].key != NULL:
+                hottest.offer(lru.slots[at].key, offered[at])
+        for at in range(<unsigned int>GHOSTS):
+            ghost = &lru.ghosts[at]
+            if ghost.key != NULL:
+                fold(&ghost.warmth, &ghost.unsent, &ghost.hits, fading.kept, fading.gained)
+                if ghost.warmth == 0:
+                    Py_DECREF(<object>ghost.key)
+                    ghost.key = NULL
+                elif (ghost.unsent if unsent else ghost.warmth) > hottest.least():
+                    hottest.offer(ghost.key, ghost.unsent if unsent else ghost.warmth)
         self.all_ = self.all_ * fading.kept + (hits - self.counted) * fading.gained
+        self.unsent = self.unsent * fading.kept + (hits - self.counted) * fading.gained
         self.counted, self.looked_at = hits, now
-        hottest.all_ = self.all_
+        hottest.all_ = self.unsent if unsent else self.all_
         hottest.rate = self.per_warmth(now, half_life)
         return 0
+
+    cdef int sent(self, LRU lru, Hottest hottest) noexcept:
+        # The fleet is told of these, and of all hits.
+        cdef Py_ssize_t n
+        cdef unsigned int at
+        cdef PyObject* key
+        for n in range(hottest.held):
+            key = hottest.keys[n]
+            at = seek(lru, key)
+            if at:
+                lru.unsent[at] = 0
+            else:
+                lru.ghosts[<unsigned int>text_hash(key) & (GHOSTS - 1)].unsent = 0
+        self.unsent = 0
+        return 0
+
+    cdef int disown(self, LRU lru) noexcept:
+        # What was counted so far is for another to tell.
+        cdef unsigned int at
+        for at in range(1, lru.used + 1):
+            lru.unsent[at] = 0
+        for at in range(<unsigned int>GHOSTS):
+            lru.ghosts[at].unsent = 0
+        self.unsent = 0
+        return 0
+
+
+cdef inline int fold(float* warmth, float* unsent, unsigned int* hits, double kept, double gained) noexcept:
+    cdef double gain = hits[0] * gained
+    warmth[0] = <float>(warmth[0] * kept + gain)
+    unsent[0] = <float>(unsent[0] * kept + gain)
+    if warmth[0] < COLD:
+        warmth[0] = 0
+    if unsent[0] < COLD:
+        unsent[0] = 0
+    hits[0] = 0
+    return 0
