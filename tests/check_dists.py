@@ -7,7 +7,7 @@ from pathlib import Path
 
 SCRIPTS = {
     f"tiercache/remote/scripts/{name}.lua"
-    for name in ("acquire", "commit", "invalidate", "only_if", "release", "renew", "write")
+    for name in ("acquire", "commit", "hot", "hottest", "invalidate", "only_if", "release", "renew", "write")
 }
 STUBS = {
     f"tiercache/local/{name}.pyi"

@@ -6,14 +6,20 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from itertools import accumulate
 from multiprocessing.context import SpawnProcess
+from random import Random
 from typing import Any
 
 import redis
 from redis_server import PATIENT
 
 from tiercache import Cache, MsgpackCodec, Policy
+from tiercache.blocking import run
+from tiercache.local.table import Mode
+from tiercache.remote import popularity
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -162,3 +168,39 @@ def _tell_when_waiting(cache: Cache, pipe: Any, answered: threading.Event) -> No
     while not cache.stats()["waits"] and not answered.wait(0.001):
         pass
     pipe.send("waiting")
+
+
+def asks(url: str, namespace: str, pipe: Any, seed: int) -> None:
+    """Ask for keys after Zipf's law; send the hits, those not reported, the number of reports, and the counters."""
+    popularity.PERIOD = 0.2
+    cache = Cache(url, namespace=namespace, policy=Policy(ttl=1e6, local_ttl=1e6, half_life=1e6), **PATIENT)
+    cache.get("nothing")  # the process wakes
+    process, hits, reports = cache._process, Counter[str](), 0
+    redis, reporter = process._redis, process.reports
+    assert redis is not None
+    assert reporter is not None
+    report = redis.report
+
+    async def noted(*args: Any) -> None:
+        nonlocal reports
+        reports += 1
+        await report(*args)
+
+    redis.report = noted  # type: ignore[method-assign]
+    weights = list(accumulate(rank**-1.0 for rank in range(1, 100_001)))
+    while reports < 3:
+        for number in Random(seed + 10 * reports).choices(range(100_000), cum_weights=weights, k=10_000):
+            key = f"k{number}"
+            if cache.table.probe(key, 0.0, mode=int(Mode.READ))[0] == 0:
+                hits[key] += 1
+            else:
+                cache.table.settle(cache.table.probe(key, 0.0, mode=int(Mode.WRITE))[-1], None)
+                flight = cache.table.probe(key, 0.0, mode=int(Mode.FORCE))[-1]
+                cache.table.settle(flight, 1, (1, 1e9, 1e9, 1e9, 0.0, 1.0, cache.table.stamp(), b"", 0))
+    process.node.timer.close(30)
+    run(reporter.report(process.blocking()))
+    cache.table.probe("k0", 0.0, mode=int(Mode.READ))  # that there is something to tell
+    untold = dict(cache.table.gains(1_000_000, process.node.now(), 1e6)[1])
+    untold["k0"] -= 1
+    pipe.send((hits, untold, reports, cache.stats()))
+    cache.close()

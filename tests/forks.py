@@ -8,6 +8,7 @@ from typing import Any
 from redis_server import PATIENT
 
 from tiercache import Cache, Policy
+from tiercache.blocking import run
 
 
 def _in_child(work: Any) -> Any:
@@ -148,3 +149,35 @@ def many_loops_then_exit(url: str, namespace: str, pipe: Any) -> None:
         return await cache.aget_or_load(key, lambda: key)
 
     pipe.send([asyncio.run(main("a")), asyncio.run(main("b")), asyncio.run(main("a"))])
+
+
+def with_popularity(url: str, namespace: str, pipe: Any) -> None:
+    """Parent and child hit keys of their own and report; the hits of both, and what the fleet makes of them."""
+    cache = Cache(url, namespace=namespace, policy=Policy(half_life=1e6), **PATIENT)
+    cache.set_many({"parent": 1, "child": 1})
+
+    def hit(key: str, times: int) -> int:
+        before = cache.stats()["hits_local"]
+        for _ in range(times):
+            assert cache.get(key) == 1
+        return cache.stats()["hits_local"] - before
+
+    def report() -> None:
+        process = cache._process
+        assert process.reports is not None
+        run(process.reports.report(process.blocking()))
+
+    def child() -> int:
+        hits = hit("child", 30)
+        report()
+        cache.close()
+        return hits
+
+    hits = {"parent": hit("parent", 50)}
+    report()
+    hits["parent"] += hit("parent", 50)
+    hits["child"] = int(_in_child(child))
+    hits["parent"] += hit("parent", 50)
+    report()
+    pipe.send((hits, {key: share for key, _, share in cache.hot(fleet=True)}))
+    cache.close()

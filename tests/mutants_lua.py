@@ -4,6 +4,7 @@ from mutants import Mutant
 
 PARITY = "tests/test_memory_redis.py"
 SWAP = "tests/test_swap.py"
+HOT = "tests/test_hot_script.py"
 
 MUTANTS = [
     # acquire
@@ -217,4 +218,23 @@ MUTANTS = [
         "",
         SWAP,
     ),
+    # hot and hottest
+    Mutant("popularity does not fade", "hot.lua", "'WEIGHTS', 1 / weight)", "'WEIGHTS', 1)", HOT),
+    Mutant("all hits do not fade", "hot.lua", "all / weight, 1", "all, 1", HOT),
+    Mutant("every report rewrites all scores", "hot.lua", "weight >= 2 or half ~= ours", "true", HOT),
+    Mutant("scores are read with another half-life", "hot.lua", " or half ~= ours", "", HOT),
+    Mutant("a later gain weighs no more", "hot.lua", "ARGV[n + 1] * weight", "ARGV[n + 1]", HOT),
+    Mutant("a later hit weighs no more", "hot.lua", "ARGV[3] * weight", "ARGV[3]", HOT),
+    Mutant("more and more keys are kept", "hot.lua", "0, -1001)", "0, -100001)", HOT),
+    Mutant(
+        "a full server refuses a report", "hot.lua", "redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1001) --", "--", HOT
+    ),
+    Mutant("a fleet that is gone is kept", "hot.lua", "math.max(60000, 10000 * half)", "1e12", HOT),
+    Mutant("the first report counted no time", "hot.lua", "now - ARGV[2]", "now", HOT),
+    Mutant("a clock that was set back is believed", "hot.lua", "at < now + half and ", "", HOT),
+    Mutant("a beginning that is no number stays", "hot.lua", " and began < now + half", "", HOT),
+    Mutant("a total that is no number stays", "hot.lua", "all >= 0 and ", "", HOT),
+    Mutant("a total without bounds stays", "hot.lua", " and all < 1e300", "", HOT),
+    Mutant("old scores outlive their total", "hot.lua", "redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1) --", "--", HOT),
+    Mutant("one key more than was asked for", "hottest.lua", "ARGV[1] - 1", "ARGV[1]", HOT),
 ]

@@ -27,7 +27,7 @@ EXPORTED = words("""
 METHODS = words("""
     get get_or_load get_many set set_many invalidate refresh ping
     aget aget_or_load aget_many aset aset_many ainvalidate arefresh aping
-    lookup alookup stats hot on_event clear_local close aclose cached register
+    lookup alookup stats hot ahot on_event clear_local close aclose cached register
 """)
 COUNTERS = words("""
     hits_local hits_remote misses loads load_failures early_refreshes stale_served joins waits grants busy cooldowns

@@ -41,7 +41,7 @@ COUNTERS = (
     "waits", "grants", "busy", "cooldowns", "commits", "commit_rejected", "leases_lost", "bypass_nested",
     "bypass_loop", "bypass_breaker", "bypass_unanswered", "bypass_refused", "epochs", "evictions", "breaker_opened",
     "undecodable", "unread", "unverified_served", "refreshes_ahead", "refreshes_skipped", "soft_timeouts_skipped",
-    "loads_overdue", "loads_abandoned", "dead_wakers", "entries", "bytes",
+    "loads_overdue", "loads_abandoned", "dead_wakers", "unreported", "entries", "bytes",
 )  # fmt: skip
 
 
@@ -108,6 +108,7 @@ class Cache(Face, Decorators):
             self.table,
             wire=self._wire_to(address, connect_timeout, max_value_bytes + _OVERHEAD),
             names=Names(namespace),
+            half_life=self.policy.half_life,
             values=Values(self.codec, compress, compress_above, max_value_bytes, signer),
             weigh=weigher(weigh, max_bytes),
             now=self._clock() or monotonic,
@@ -322,18 +323,29 @@ class Cache(Face, Decorators):
         """Counters since the start of this process, and `entries` and `bytes` of tier 1 as they are."""
         return dict.fromkeys(COUNTERS, 0) | self.table.stats()
 
-    def hot(self, n: int = 10) -> list[Hot]:
+    def hot(self, n: int = 10, *, fleet: bool = False) -> list[Hot]:
         """The `n` keys that this process's tier 1 is asked for most often, hottest first; fewer if fewer are hit.
 
         Rates are hits per second, decayed with the `half_life` of the cache's policy; hits are counted from the first
-        call on, which therefore returns nothing. A new value keeps its key's popularity, a key that was invalidated,
-        set or evicted begins anew. Keys are those of tier 1: a long one is `#` and a digest. Takes a look at every
-        entry: a few milliseconds for a million. Raises TypeError where a `store` was given, whose hits
-        nobody counts, and ValueError for a negative `n`.
+        call on, which therefore returns nothing, and with Redis from its first use on. A key keeps its popularity
+        when its value is new, set or invalidated; one that was evicted begins anew. Keys are those of tier 1: a long
+        one is `#` and a digest. Takes a look at every entry: a few milliseconds for a million. Raises TypeError where
+        a `store` was given, whose hits nobody counts, and ValueError for a negative `n`.
+
+        With `fleet` the sum over all processes of the namespace, of which Redis keeps 1,000 keys: each process adds
+        its 100 largest gains every 5 s. Raises ValueError without Redis, and RemoteUnavailable.
         """
-        if n < 0:
-            raise ValueError(f"n={n!r}: must not be negative")
-        return [Hot(*each) for each in self.table.hot(n, self._process.node.now(), self.policy.half_life)]
+        if not fleet:
+            return [Hot(*each) for each in self.table.hot(_many(n), self._process.node.now(), self.policy.half_life)]
+        with _unavailable("hot", ()):
+            return [Hot(*each) for each in run(self._process.hottest(self._blocking(), _many(n)))]
+
+    async def ahot(self, n: int = 10, *, fleet: bool = False) -> list[Hot]:
+        """Awaitable `hot`."""
+        if not fleet:
+            return self.hot(n)
+        with _unavailable("hot", ()):
+            return [Hot(*each) for each in await self._process.hottest(self._aio(), _many(n))]
 
     def on_event(self, callback: Callable[[Event], object]) -> Callable[[], None]:
         """Call `callback` with each event of `tiercache.events`; the result, called, ends that.
@@ -453,6 +465,12 @@ def _value(outcome: Outcome, policy: Policy) -> Any:
     if outcome.error is not None:
         raise outcome.error
     return copy.deepcopy(outcome.value) if policy.copy else outcome.value
+
+
+def _many(n: int) -> int:
+    if n < 0:
+        raise ValueError(f"n={n!r}: must not be negative")
+    return n
 
 
 def _check_loader(loader: Any, blocking: bool) -> None:

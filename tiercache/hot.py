@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 
 class Hot(NamedTuple):
-    """A popular key: its hits in this process's tier 1 per second, decayed, and its share of all hits, 0 to 1."""
+    """A popular key: its hits in tier 1 per second, decayed, and its share of all hits, 0 to 1.
+
+    They are this process's, or with `fleet=True` those of all.
+    """
 
     key: str
     rate: float

@@ -22,6 +22,7 @@ from tiercache.remote.breaker import Breaker
 from tiercache.remote.client import RedisRemote
 from tiercache.remote.commands import Names
 from tiercache.remote.inbox import EPOCH, Slots
+from tiercache.remote.popularity import KEPT, Reports
 from tiercache.remote.timer import Timer
 from tiercache.values import Values
 from tiercache.wire import Wire
@@ -42,6 +43,7 @@ class Process:
         *,
         wire: Wire | None,  # None: there is no tier 2
         names: Names,
+        half_life: float,
         values: Values,
         weigh: Callable[[Any, int], int],
         now: Callable[[], float],
@@ -85,6 +87,7 @@ class Process:
             links=None if wire is None else wire.links(),
         )
         self.node.ahead = Ahead(self.node, half_life, refresh_concurrency)
+        self.reports = None if self._redis is None else Reports(self.node, self._redis, half_life)
         if chosen.shared:
             table.cut_all(verified=False)  # until the inbox is subscribed
         _living.add(self)
@@ -125,6 +128,8 @@ class Process:
             inbox = self._new_inbox(self._redis)
             self.node.inbox, self.node.ready = inbox, False
         inbox.start()  # outside the lock: it may tell of an epoch
+        if self.reports is not None:
+            self.reports.start()
 
     def _new_inbox(self, redis: RedisRemote) -> Any:
         assert self._wire is not None
@@ -166,6 +171,12 @@ class Process:
         inbox = self.node.inbox
         if inbox.fault is not None or not inbox.heard:
             raise RemoteDown(f"the inbox is not connected: {inbox.fault or 'no answer in time'}")
+
+    async def hottest(self, port: Port, most: int) -> list[tuple[str, float, float]]:
+        """The fleet's most popular keys."""
+        if self._redis is None:
+            raise ValueError("fleet=True: this cache has no Redis, so its process is all of its fleet; leave it out")
+        return await self._redis.hottest(port, min(most, KEPT)) if most else []
 
     def close(self) -> None:
         """Give leases back and end the threads, waiting for Redis at most `call_budget` each; idempotent."""
@@ -234,6 +245,8 @@ class Process:
         if self._redis is not None:
             self._redis.process = os.urandom(16)
             node.table.cut_all(verified=False)
+        if self.reports is not None:
+            self.reports.disown()
 
 
 def _draw() -> float:

@@ -163,6 +163,7 @@ class Member:
         node.draw = process._redis.breaker._draw = lambda: 1.0 - rng.random()
         node.token = lambda: rng.randbytes(16)
         node.timer = SimTimer(self, lambda: ThreadPort(self), node.now, node.tell)
+        process.reports = None  # of popularity: no part of the protocol
 
     def __repr__(self) -> str:
         return self.name

@@ -33,6 +33,11 @@ class Breaker:
         """True while calls are refused, but for a probe now and then."""
         return self.failures >= TRIPS
 
+    @property
+    def rests(self) -> bool:
+        """True while no call is admitted, not even as a probe."""
+        return self.open and self._now() < self._retry_at
+
     def remaining(self) -> float:
         """Seconds until the next probe; 0 while closed."""
         return max(0.001, self._retry_at - self._now()) if self.open else 0.0

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import msgpack  # type: ignore[import-untyped]
 
 from tiercache.policy import Policy
-from tiercache.port import Busy, Cooldown, Found, Granted, Hit, Lease, Port, RemoteDown
+from tiercache.port import Busy, Cooldown, Found, Granted, Hit, Lease, Port, RemoteDown, RemoteRefused
 from tiercache.record import HEADER, Record
 from tiercache.remote import answers
 from tiercache.remote import commands as c
 from tiercache.remote.breaker import Breaker
 from tiercache.remote.calls import Calls, Oversized
+from tiercache.remote.popularity import hottest
 from tiercache.remote.resp import Refusal
 
 
@@ -209,6 +210,24 @@ class RedisRemote:
         ]
         for reply in await self._calls.call(io, commands, retry=False):
             self._calls.parsed(answers.done, reply)
+
+    # Popularity.
+
+    async def report(
+        self, io: Port, half_life: float, counted: float, hits: float, gains: list[tuple[str, float]]
+    ) -> None:
+        """Add to the fleet's popularity. Never sent twice: what is not answered may have been added."""
+        words = [word for key, gain in gains for word in (key, repr(gain))]
+        command = c.evalsha(c.HOT, self.names.popularity, repr(half_life), repr(counted), repr(hits), *words)
+        [reply] = await self._calls.call(io, [command], retry=False)
+        if isinstance(reply, Refusal):  # it is said by who knows that no caller is concerned
+            raise RemoteRefused(reply.code, str(reply).strip()[:200])
+        self._calls.parsed(answers.done, reply)
+
+    async def hottest(self, io: Port, most: int) -> list[tuple[str, float, float]]:
+        """The fleet's most popular keys: (key, hits per second, share of all hits)."""
+        [reply] = await self._calls.call(io, [c.evalsha(c.HOTTEST, self.names.popularity, most)])
+        return self._calls.parsed(hottest, reply)
 
 
 def _described(error: BaseException) -> str:

@@ -26,8 +26,10 @@ ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE = map(
     _script, ("acquire", "commit", "renew", "release", "invalidate", "write")
 )
 WRITE_IF, INVALIDATE_IF = _script("only_if", "write"), _script("only_if", "invalidate")
+HOT, HOTTEST = _script("hot"), _script("hottest")
 SCRIPTS = {
-    script.sha: script for script in (ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE, WRITE_IF, INVALIDATE_IF)
+    script.sha: script
+    for script in (ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE, WRITE_IF, INVALIDATE_IF, HOT, HOTTEST)
 }
 
 
@@ -66,6 +68,7 @@ class Names:
             raise ValueError(f"namespace={namespace!r}: must be 1 to 64 of A-Z a-z 0-9 _ . -")
         self.invalidations = f"tc1:iv:{namespace}"
         self._start = f"tc1:{{{namespace}:"
+        self.popularity = [f"{self._start}}}:hot", f"{self._start}}}:tally"]  # no key is empty: they are nobody's
 
     def value(self, key: str) -> str:
         return f"{self._start}{key}}}:v"

@@ -1,4 +1,4 @@
-"""Strings, hashes and their lifetimes: as much of Redis's keyspace as the scripts use."""
+"""Strings, hashes, sorted sets and their lifetimes: as much of Redis's keyspace as the scripts use."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -6,6 +6,15 @@ from typing import TypeAlias
 from tiercache.remote.resp import Refusal
 
 Hash: TypeAlias = dict[bytes, bytes]
+
+
+class Scores(dict[bytes, float]):
+    """A sorted set: its members and their scores."""
+
+    def ranked(self) -> list[bytes]:
+        """The members, lowest score first."""
+        return sorted(self, key=lambda member: (self[member], member))
+
 
 WRONGTYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
 
@@ -15,7 +24,7 @@ class Keyspace:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._values: dict[bytes, bytes | Hash] = {}
+        self._values: dict[bytes, bytes | Hash | Scores] = {}
         self._ends: dict[bytes, int] = {}  # in milliseconds; a name that is not in here has no lifetime
         self.full = False
 
@@ -27,7 +36,7 @@ class Keyspace:
         """Every name that holds something."""
         return [name for name in list(self._values) if self._value(name) is not None]
 
-    def _value(self, name: bytes) -> bytes | Hash | None:
+    def _value(self, name: bytes) -> bytes | Hash | Scores | None:
         ends = self._ends.get(name)
         if ends is not None and ends < self.now():
             self._remove(name)
@@ -59,7 +68,8 @@ class Keyspace:
 
     def type(self, name: bytes) -> str:
         value = self._value(name)
-        return "none" if value is None else "string" if isinstance(value, bytes) else "hash"
+        kinds = {type(None): "none", bytes: "string", dict: "hash", Scores: "zset"}
+        return kinds[type(value)]
 
     def rename(self, name: bytes, new: bytes) -> None:
         value = self._value(name)
@@ -98,12 +108,41 @@ class Keyspace:
     def hash(self, name: bytes) -> Hash:
         """A hash to read; empty where there is none."""
         value = self._value(name)
-        if isinstance(value, bytes):
+        if isinstance(value, (bytes, Scores)):
             raise Refusal(WRONGTYPE)
         return value if value is not None else {}
 
     def hset(self, name: bytes, fields: Hash) -> None:
         self.hash(name)
         held = self._values.setdefault(name, {})
-        assert isinstance(held, dict)
+        assert not isinstance(held, (bytes, Scores))
         held.update(fields)
+
+    # Sorted sets.
+
+    def scores(self, name: bytes) -> Scores:
+        """A sorted set to read; empty where there is none."""
+        value = self._value(name)
+        if isinstance(value, (bytes, dict)) and not isinstance(value, Scores):
+            raise Refusal(WRONGTYPE)
+        return value if value is not None else Scores()
+
+    def zincrby(self, name: bytes, by: float, member: bytes) -> None:
+        scores = self.scores(name)
+        scores[member] = scores.get(member, 0.0) + by
+        self._values[name] = scores
+
+    def weigh(self, name: bytes, weight: float) -> None:
+        """As ZUNIONSTORE of a sorted set to itself, which takes its lifetime away."""
+        scores = Scores({member: score * weight for member, score in self.scores(name).items()})
+        self.delete(name)
+        if scores:
+            self._values[name] = scores
+
+    def trim(self, name: bytes, most: int) -> None:
+        """Only the members with the highest scores stay."""
+        scores = self.scores(name)
+        for member in scores.ranked()[: max(0, len(scores) - most)]:
+            del scores[member]
+        if not scores:
+            self.delete(name)

@@ -4,6 +4,7 @@ The same keys, arguments and answers: tests hold the two against each other on a
 as its script, in the same order.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -211,6 +212,59 @@ def only_if(then: Script) -> Script:
     return run
 
 
+def _float(text: bytes | None) -> float | None:
+    # What tonumber makes of it.
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def _written(number: float) -> bytes:
+    return b"%.17g" % number
+
+
+def hot(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes]) -> Any:
+    scores, tally = keys
+    db.trim(scores, 1000)
+
+    now = db.now() / 1000
+    ours, counted, hits = map(float, argv[:3])
+    held = db.hash(tally)
+    at, began, half, all_ = (_float(held.get(name)) for name in (b"at", b"began", b"half", b"all"))
+
+    if (
+        at is None or began is None or half is None or all_ is None
+        or not (half > 0 and at < now + half and began < now + half and 0 <= all_ < 1e300)
+    ):  # fmt: skip
+        db.trim(scores, 0)
+        at, began, half, all_ = now, now - counted, ours, 0.0
+
+    halves = (now - at) / half
+    weight = 2.0**halves if halves < 1024 else math.inf
+    if weight >= 2 or half != ours:
+        db.weigh(scores, 1 / weight)
+        at, half, all_, weight = now, ours, all_ / weight, 1.0
+
+    for key, gain in zip(argv[3::2], argv[4::2], strict=True):
+        db.zincrby(scores, float(gain) * weight, key)
+    fields = {b"at": at, b"began": began, b"half": half, b"all": all_ + hits * weight}
+    db.hset(tally, {name: _written(number) for name, number in fields.items()})
+    for name in keys:
+        db.pexpire(name, math.ceil(max(60_000, 10_000 * half)))
+    return [b"OK"]
+
+
+def hottest(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes]) -> Any:
+    held, scores = db.hash(keys[1]), db.scores(keys[0])
+    found = scores.ranked()[::-1][: int(argv[0])]
+    return [
+        [b"%d" % (db.now() // 1000), b"%d" % (db.now() % 1000 * 1000)],
+        [held.get(name) for name in (b"at", b"began", b"half", b"all")],
+        [word for member in found for word in (member, _written(scores[member]))],
+    ]
+
+
 SCRIPTS = {
     script.sha.encode(): function
     for script, function in (
@@ -222,6 +276,8 @@ SCRIPTS = {
         (commands.WRITE, write),
         (commands.WRITE_IF, only_if(write)),
         (commands.INVALIDATE_IF, only_if(invalidate)),
+        (commands.HOT, hot),
+        (commands.HOTTEST, hottest),
     )
 }
 TEXTS = {script.text.encode(): sha.encode() for sha, script in commands.SCRIPTS.items()}
