@@ -18,6 +18,7 @@ from redis_server import RedisServer
 import tiercache
 from tiercache import Cache, Policy, TierCacheError, testing
 from tiercache.cache import COUNTERS
+from tiercache.remote.commands import Names
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -272,12 +273,23 @@ def test_what_is_to_be_watched_is_counted() -> None:
     assert named == set(COUNTERS) - {"grants", "busy", "commits"}
 
 
+POPULARITY = Names("ns").popularity
+
+
 def test_the_names_of_the_protocol_are_those_of_the_code() -> None:
     """protocol.md shows each script, and each name as `Names` builds it."""
     text = (DOCS / "protocol.md").read_text(encoding="utf-8")
     for script in (ROOT / "tiercache" / "remote" / "scripts").glob("*.lua"):
         assert f"\n### {script.stem}\n" in text
-    for name in ("tc1:{ns:KEY}:v", "tc1:{ns:KEY}:l", "tc1:{ns:KEY}:f", "tc1:{ns:KEY}:s:", "tc1:in:", "tc1:iv:ns"):
+    for name in (
+        "tc1:{ns:KEY}:v",
+        "tc1:{ns:KEY}:l",
+        "tc1:{ns:KEY}:f",
+        "tc1:{ns:KEY}:s:",
+        "tc1:in:",
+        "tc1:iv:ns",
+        *POPULARITY,
+    ):
         assert name in text
 
 
