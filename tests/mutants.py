@@ -580,4 +580,27 @@ ends.epoch == self.epoch and now < ends.fresh + ends.verify:
         "",
         caught_by="tests/test_processes.py",
     ),
+    # Popularity.
+    Mutant(
+        "hits are told twice",
+        "local/warmth.pyx",
+        "                lru.unsent[at] = 0\n",
+        "                pass\n",
+        "tests/test_hot.py",
+    ),
+    Mutant("a child tells its parent's hits", "process.py", "self.reports.disown()", "pass", "tests/test_hot_fleet.py"),
+    Mutant(
+        "a report without an answer is repeated",
+        "remote/client.py",
+        "[command], retry=False)\n        if isinstance(reply, Refusal):",
+        "[command])\n        if isinstance(reply, Refusal):",
+        "tests/test_hot_fleet.py",
+    ),
+    Mutant(
+        "a refused report is tried each time",
+        "remote/popularity.py",
+        "return REFUSED",
+        "return PERIOD",
+        "tests/test_hot_fleet.py",
+    ),
 ]

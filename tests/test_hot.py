@@ -209,6 +209,18 @@ def test_what_is_evicted_or_cleared_begins_anew() -> None:
     assert table.hot(9, 5.0, HALF_LIFE) == []
 
 
+@pytest.mark.parametrize(("length", "kept"), [(1000, True), (1001, False)])
+def test_keys_without_bounds_are_not_remembered(length: int, kept: bool) -> None:
+    """What is removed is remembered by its key, so a very long one begins anew."""
+    table, key = Table(10), "k" * length
+    table.hot(0, 0.0, HALF_LIFE)
+    put(table, key)
+    table.probe(key, 0.0)
+    table.cut(key)
+    put(table, key)
+    assert [each for each, _, _ in table.hot(9, 1.0, HALF_LIFE)] == [key] * kept
+
+
 def test_of_very_many_popular_keys_removed_at_once_the_hottest_come_back() -> None:
     """What is remembered of them is bounded; each of 1,024 places keeps its hottest, so the hottest of all is there."""
     table = Table(20_000)

@@ -59,6 +59,7 @@ def test_the_histories_meet_everything() -> None:
         "soft_timeouts_skipped",
         "dead_wakers",
         "bytes",
+        "unreported",
     }
     wanted = {
         "good", "chaos", "lasting", "down", "crash", "call", "invalidate", "write", "join", "fork", "pause",

@@ -116,7 +116,6 @@ class Cache(Face, Decorators):
             call_timeout=call_timeout,
             call_budget=call_budget,
             refresh_concurrency=refresh_concurrency,
-            half_life=self.policy.half_life,
             around_load=around_load,
         )
         self._shared = self._process.node.remote.shared

@@ -51,7 +51,6 @@ class Process:
         call_timeout: float,
         call_budget: float,
         refresh_concurrency: int,
-        half_life: float,
         around_load: Callable[[], AbstractContextManager[Any]] | None,
     ) -> None:
         self._names, self._now, self._wire = names, now, wire

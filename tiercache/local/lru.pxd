@@ -62,6 +62,7 @@ cdef extern from *:
     """
     Py_hash_t text_hash "tiercache_hash"(PyObject* text) noexcept
     bint PyUnicode_Compare(PyObject* one, PyObject* other) noexcept
+    Py_ssize_t PyUnicode_GET_LENGTH(PyObject* text) noexcept
 
 
 cdef inline bint same_text(PyObject* one, PyObject* other) noexcept:

@@ -207,9 +207,10 @@ cdef class LRU(Store):
 
 
 cdef int remember(LRU lru, unsigned int at) noexcept:
-    # What is removed, and not for want of room, comes back as warm as it was; of two in one place the warmer.
+    # What is removed, and not for want of room, comes back as warm as it was; of two in one place the warmer. A key
+    # without bounds is not kept.
     cdef Ghost* ghost
-    if lru.warmth == NULL or lru.warmth[at] + lru.hits[at] == 0:
+    if lru.warmth == NULL or lru.warmth[at] + lru.hits[at] == 0 or PyUnicode_GET_LENGTH(lru.slots[at].key) > 1000:
         return 0
     ghost = &lru.ghosts[<unsigned int>text_hash(lru.slots[at].key) & (GHOSTS - 1)]
     if ghost.key != NULL:
