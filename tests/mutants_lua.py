@@ -236,5 +236,7 @@ MUTANTS = [
     Mutant("a total that is no number stays", "hot.lua", "all >= 0 and ", "", HOT),
     Mutant("a total without bounds stays", "hot.lua", " and all < 1e300", "", HOT),
     Mutant("old scores outlive their total", "hot.lua", "redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1) --", "--", HOT),
+    Mutant("a long member is sent", "hottest.lua", "'WITHSCORES'), 200)", "'WITHSCORES'), 1e9)", HOT),
+    Mutant("a long field is sent", "hottest.lua", "'all'), 64)", "'all'), 1e9)", HOT),
     Mutant("one key more than was asked for", "hottest.lua", "ARGV[1] - 1", "ARGV[1]", HOT),
 ]

@@ -220,7 +220,7 @@ def told(side: Memory, half: float = 60.0, counted: float = 0.0, hits: float = 1
     assert call(side, commands.HOT, repr(half), repr(counted), repr(hits), *words) == [b"OK"]
 
 
-def found(side: Memory, most: int = 1000) -> dict[str, tuple[float, float]]:
+def found(side: Side, most: int = 1000) -> dict[str, tuple[float, float]]:
     return dict_of(hottest(call(side, commands.HOTTEST, most)))
 
 
@@ -265,6 +265,22 @@ def test_a_clock_that_was_set_back_begins_anew(fleet_hot: Memory, clock: Stepped
     clock.step(-31.0)
     told(fleet_hot, hits=1.0, c=1.0)
     assert {key: share for key, (_, share) in found(fleet_hot).items()} == {"c": 1.0}
+
+
+def test_what_is_too_long_to_be_ours_is_not_sent(server: RedisServer, namespace: str) -> None:
+    """Whoever writes to Redis, an answer has its bounds."""
+    tier = Tier2(server.url, namespace)
+    with server.client() as client:
+        for side in (Real(client, tier), Memory(tier.names.popularity)):
+            for key in ("k" * 200, "k" * 201, "k" * 1_000_000):
+                call(side, commands.HOT, "60", "0", "9", key, "3")
+            assert list(found(side)) == ["k" * 200]
+            assert len(call(side, commands.HOTTEST, 1000)[2]) == 6
+            assert sum(map(len, call(side, commands.HOTTEST, 1000)[2])) < 300
+            side.put(side.names[1], {b"all": b"9" * 1_000_000})
+            assert call(side, commands.HOTTEST, 1000)[1][3] == b""
+            assert found(side) == {}
+    tier.close()
 
 
 GOOD: list[Any] = [[b"1000", b"500000"], [b"1000.5", b"940.5", b"60", b"8"], [b"a", b"6", b"b", b"2"]]

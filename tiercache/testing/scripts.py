@@ -257,11 +257,12 @@ def hot(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes]) ->
 
 def hottest(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes]) -> Any:
     held, scores = db.hash(keys[1]), db.scores(keys[0])
-    found = scores.ranked()[::-1][: int(argv[0])]
+    tally = [held.get(name) for name in (b"at", b"began", b"half", b"all")]
+    found = [word for name in scores.ranked()[::-1][: int(argv[0])] for word in (name, _written(scores[name]))]
     return [
         [b"%d" % (db.now() // 1000), b"%d" % (db.now() % 1000 * 1000)],
-        [held.get(name) for name in (b"at", b"began", b"half", b"all")],
-        [word for member in found for word in (member, _written(scores[member]))],
+        [b"" if each is not None and len(each) > 64 else each for each in tally],
+        [b"" if len(each) > 200 else each for each in found],
     ]
 
 
