@@ -14,6 +14,7 @@ import pytest
 from redis_server import RedisServer
 
 from tiercache import Cache, Policy
+from tiercache.blocking import run
 
 STATUS = Path("/proc/self/status")
 GROWTH = 2**20  # bytes that the process may have grown by
@@ -55,6 +56,10 @@ class Work:
         cache.invalidate(key, "many", keep_stale=n % 2 == 0)
         if n % 50 == 0:
             self.decorated.invalidate(n % 150)
+            assert len(cache.hot(3)) <= 3
+            if (reports := cache._process.reports) is not None:
+                run(reports._report(cache._process.blocking()))
+                assert len(cache.hot(3, fleet=True)) == 3
             cache.clear_local()
             cache.stats()
 
