@@ -361,5 +361,8 @@ def test_the_timer_is_asked_once_for_what_comes_next(fleet: MemoryRedis, clock: 
         clock.step(1)
         process.turn()
     assert len(process.cache._process.node.ahead._watched) == 1
-    assert len(process.cache._process.node.timer._appointed) == 1
+    appointed = [job for _, _, job in process.cache._process.node.timer._appointed]
+    assert [each for each in appointed if getattr(each, "__self__", None) is process.cache._process.node.ahead] == [
+        process.cache._process.node.ahead._turn
+    ]
     process.close()
