@@ -7,7 +7,18 @@ from pathlib import Path
 
 SCRIPTS = {
     f"tiercache/remote/scripts/{name}.lua"
-    for name in ("acquire", "commit", "hot", "hottest", "invalidate", "only_if", "release", "renew", "write")
+    for name in (
+        "acquire",
+        "commit",
+        "delegate",
+        "hot",
+        "hottest",
+        "invalidate",
+        "only_if",
+        "release",
+        "renew",
+        "write",
+    )
 }
 STUBS = {
     f"tiercache/local/{name}.pyi"

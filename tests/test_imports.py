@@ -41,26 +41,28 @@ MAY_IMPORT = {
     "remote": "codec errors events policy port record",
     "reading": "errors local policy port record",
     "patience": "errors events local policy port",
-    "leader": "errors events loaded local patience policy port reading record result",
+    "delegation": "errors local policy port",
+    "leader": "delegation errors events loaded local patience policy port reading record result",
     "ahead": "events leader local policy port",
     "flow": "errors events leader local patience policy port reading record",
     "blocking": "errors local policy port remote workers",
     "aio_link": "errors remote",
     "wire": "aio_link remote",
     "aio": "errors local policy port remote wire workers",
-    "decorator": "errors keys local policy port",
+    "decorator": "delegation errors keys local policy port",
     "process": "ahead aio aio_link alone blocking errors events local policy port remote values wire workers",
     "cache": "aio blocking codec decorator errors events flow hot keys loaded local policy port process remote result "
     "settings signing values wire",
+    "worker": "blocking cache delegation errors leader local policy port remote",
     "testing": "cache local record remote",
     "contrib": "blocking cache errors policy port reading remote signing",
     "__init__": "cache codec errors hot loaded policy result",
-    "cli": "__init__ compression errors keys record remote signing",
+    "cli": "__init__ compression errors keys record remote signing worker",
 }
 LAZILY = {"aio", "aio_link"}  # imported inside functions alone: a sync program never loads it
 ONLY_IN = {
     "redis": "remote blocking aio aio_link cli",
-    "asyncio": "aio aio_link cli contrib",
+    "asyncio": "aio aio_link cli contrib worker",
     "pytest": "testing",
 }
 PURE = ("flow", "leader", "loaded", "patience", "reading", "policy", "keys", "record", "errors")

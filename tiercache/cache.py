@@ -41,7 +41,8 @@ COUNTERS = (
     "waits", "grants", "busy", "cooldowns", "commits", "commit_rejected", "leases_lost", "bypass_nested",
     "bypass_loop", "bypass_breaker", "bypass_unanswered", "bypass_refused", "epochs", "evictions", "breaker_opened",
     "undecodable", "unread", "unverified_served", "refreshes_ahead", "refreshes_skipped", "soft_timeouts_skipped",
-    "loads_overdue", "loads_abandoned", "dead_wakers", "unreported", "entries", "bytes",
+    "loads_overdue", "loads_abandoned", "dead_wakers", "unreported", "jobs_sent", "jobs_unsent", "jobs_untaken",
+    "jobs_done", "jobs_failed", "jobs_dropped", "jobs_refused", "entries", "bytes",
 )  # fmt: skip
 
 
@@ -100,6 +101,7 @@ class Cache(Face, Decorators):
         self.codec: Codec = codec if codec is not None else MsgpackCodec()
         self._policies: dict[Any, Policy] = {}
         self._templates: dict[tuple[str, str], str] = {}  # whose function each of them is
+        self._functions: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()  # by label
         super().__init__(Table(max_entries, max_bytes, store), self._clock(), self.policy.copy)
         check_ahead(self.policy, self.table.counts_hits)
         address = None if url is None and client is None else Address(url, client)

@@ -7,10 +7,10 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Collection, Coroutine
-from functools import partial
 from types import CoroutineType, MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
+from tiercache.delegation import Called
 from tiercache.keys import KeyMaker
 from tiercache.local.alias import Aliases
 from tiercache.local.face import Call, by_vectorcall
@@ -84,7 +84,9 @@ class CachedFunction(Call, Generic[P, T]):
         return self._load(key, self._loader(args, kwargs))
 
     def _loader(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
-        return partial(self.__wrapped__, *args, **kwargs)
+        loader = Called(self.__wrapped__, *args, **kwargs)
+        loader.label = self._maker.label
+        return loader
 
     def _load(self, key: str, loader: Callable[[], Any]) -> Any:
         return self._cache.get_or_load(key, loader, **self._policy)
@@ -356,7 +358,9 @@ class Decorator:
         if sys.version_info >= (3, 13):
             _ClassMethods.attend(function)
         kind = CachedCoroutineFunction if is_async(function) else CachedFunction
-        return kind(self._cache, function, maker, self._policy, self._aliases(maker))
+        cached: CachedFunction[..., Any] = kind(self._cache, function, maker, self._policy, self._aliases(maker))
+        self._cache._functions[maker.label] = cached  # the last one of this name, while it lives
+        return cached
 
     def _claim(self, template: str, function: Any, name: str) -> None:
         # The same function defined again (a reload, a factory) may claim its own template again.

@@ -103,7 +103,7 @@ async def _due(port: Port, flight: Flight, loader: Loader, policy: Policy, ends:
     assert flight.seen is not None
     present = _local(port.node, flight.key, flight.seen.value, flight.seen)
     port.node.tell("", events.EarlyRefresh, flight.key)
-    if policy.refresh == "background":
+    if policy.refresh != "caller":
         behind(port, flight, fly)
         return present
     outcome = await port.lead(flight, fly, policy)

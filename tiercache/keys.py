@@ -200,12 +200,14 @@ class KeyMaker:
         if isinstance(ignore, str) or not isinstance(version, str):
             raise TypeError("ignore= must be a collection of parameter names, version= a str")
         self.name = _name(func) if hasattr(func, "__qualname__") else repr(func)
+        self.label = self.name if template is None else f"{self.name} as {template}"
         self.form = "callable" if key is not None else "automatic" if template is None else "template"
         self.signature = inspect.signature(func)
         parameters = self.signature.parameters
         ignored = {*ignore, *list(parameters)[:skip_first]}
         self._key = key
         self._suffix = f"%v{quote(version, safe='')}" if version else ""
+        self.label += self._suffix
         self._takes_first = self.form == "automatic" and not ignored.issuperset(list(parameters)[:1])
         self._all_positional = len(parameters) if all(p.kind <= 1 for p in parameters.values()) else -1
         try:

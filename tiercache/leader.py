@@ -21,7 +21,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeAlias
 
-from tiercache import events
+from tiercache import delegation, events
 from tiercache.errors import CacheClosed, CodecError, LoadFailed, LoadTimeout, PolicyError
 from tiercache.loaded import Loaded
 from tiercache.local.flight import Flight
@@ -55,7 +55,8 @@ from tiercache.result import Source
 
 log = logging.getLogger("tiercache")
 
-DUE, LOAD, FORCE, VERIFY = int(Verdict.DUE), int(Mode.LOAD), int(Mode.FORCE), int(Mode.VERIFY)
+DUE = int(Verdict.DUE)
+LOAD, FORCE, VERIFY, AHEAD = int(Mode.LOAD), int(Mode.FORCE), int(Mode.VERIFY), int(Mode.AHEAD)
 
 
 def behind(port: Port, flight: Flight, fly: Fly) -> bool:
@@ -91,6 +92,9 @@ class Leader:
         self.waited = False
         self.private = False  # the outcome is for the leader's own caller alone
         self.keeps = True  # the loader did not say otherwise
+        self.reply: Any = None  # of the last election
+        self.untaken = False  # a worker was asked, in vain
+        self.stored = False  # Redis says that it has what was loaded
         seen = flight.seen
         self.old = self.node.softened.get(self.key)
         if seen is not None:
@@ -187,7 +191,7 @@ class Leader:
 
     def _hands_over(self, load: Loading) -> bool:
         """Shall a thread run the load, so that its caller can leave with an old value after `soft_timeout`?"""
-        if not (self.ends.soft < math.inf and self.port.in_frame and self.policy.refresh == "background"):
+        if not (self.ends.soft < math.inf and self.port.in_frame and self.policy.refresh != "caller"):
             return False
         if not self.may_leave():
             return False
@@ -207,6 +211,8 @@ class Leader:
             return await self._bypass(self.down)
         if not self.flight.early:
             self.node.tell("misses", events.Miss, self.key)
+        elif self.policy.refresh == "worker" and (ended := await self._delegate()) is not None:
+            return ended
         return await self._elect()
 
     async def _look_up(self) -> Ending | None:
@@ -289,7 +295,8 @@ class Leader:
             slot.clear()
         sent, epoch = node.now(), node.table.stamp()
         try:
-            reply = await node.remote.acquire(self.port, self.lease, self.known, slot is not None and node.listens())
+            listen = slot is not None and node.listens()
+            reply = self.reply = await node.remote.acquire(self.port, self.lease, self.known, listen)
         except (RemoteDown, RemoteRefused) as error:
             self._abandon()
             if self.flight.early:
@@ -299,6 +306,8 @@ class Leader:
         match reply:
             case Granted():
                 node.count("grants")
+                if self.untaken:
+                    node.count("jobs_untaken")
                 return HANDED_OVER if self._hands_over(self._load) else await self._load()
             case Hit():
                 return await self._again(self.read(accept=True))
@@ -312,6 +321,33 @@ class Leader:
             case Busy():
                 node.count("busy")
                 return await self._wait(slot, reply, sent, epoch, give_up)
+
+    async def _delegate(self) -> Ending | None:
+        # To a worker, who has a while for it: until then this process asks nobody, and then it looks by itself.
+        if self.node.asked.pop(self.key, None) == self.known:
+            self.untaken = True
+            return None
+        self.quiet = await delegation.ask(self.port, self.flight, self.loader, self.policy)
+        if not self.quiet:
+            return None
+        place = self.port.place()
+
+        async def look(io: Port) -> None:
+            place(self._look_again)
+
+        self.node.timer.appoint(self.node.now() + self.quiet, look)
+        return AGAIN, None
+
+    def _look_again(self, port: Port) -> None:
+        node, entry = self.node, self.node.table.peek(self.key)
+        if entry is None or node.asked.get(self.key) != entry.id:
+            return
+        node.table.unquiet(self.key)
+        verdict, *rest = node.table.probe(self.key, node.now(), mode=AHEAD)
+        if verdict == DUE:
+            node.tell("", events.EarlyRefresh, self.key)
+            leader = Leader(port, rest[-1], self.loader, self.given)
+            behind(port, leader.flight, leader.flies_at)
 
     async def _again(self, reading: Any) -> Ending | None:
         try:
@@ -441,6 +477,7 @@ class Leader:
             node.count("bypass_refused")
             node.timer.abandon(self.lease)
         else:
+            self.stored = kept
             if kept:
                 node.count("commits")
             else:

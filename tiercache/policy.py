@@ -61,7 +61,7 @@ class Policy:
     error_backoff: float = 0.1
     error_backoff_max: float = 5.0
     half_life: float = 60.0
-    refresh: Literal["background", "caller"] = "background"
+    refresh: Literal["background", "caller", "worker"] = "background"
     refresh_ahead: bool = None  # type: ignore[assignment]  # is hot_rate given? from __post_init__ on
     hot_rate: float = None  # type: ignore[assignment]  # 1 from __post_init__ on
     copy: bool = False
@@ -88,7 +88,7 @@ class Policy:
         if self.max_load < self.lease:
             raise PolicyError(f"max_load={self.max_load!r}: must be at least lease ({self.lease!r})")
         one_of("on_abandon", self.on_abandon, ("cancel", "finish"))
-        one_of("refresh", self.refresh, ("background", "caller"))
+        one_of("refresh", self.refresh, ("background", "caller", "worker"))
         for name in ("copy", "refresh_ahead"):
             if not isinstance(getattr(self, name), bool):
                 raise PolicyError(f"{name}={getattr(self, name)!r}: must be True or False")

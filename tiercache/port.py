@@ -308,6 +308,7 @@ class Node:
     inbox: Any = None  # a remote.inbox.Inbox, from the first call that needs Redis on
     links: Any = None  # a remote.links.Links, None without tier 2
     ahead: Any = None  # an ahead.Ahead
+    jobs: Any = None  # a remote.jobs.Jobs, None without tier 2
     closed: bool = False
     ready: bool = False  # the inbox has been tried: `Port.ready` has nothing more to wait for
 
@@ -315,6 +316,9 @@ class Node:
         self.failures: OrderedDict[str, Failure] = OrderedDict()
         self.softened: OrderedDict[str, Old] = OrderedDict()  # without tier 2: kept for stale-if-error only
         self.leaders: dict[Flight, Any] = {}  # a leader.Leader for each flight that is under way
+        self.asked: OrderedDict[str, bytes] = OrderedDict()  # ids of the entries that workers are asked to refresh
+        self.unsendable: OrderedDict[str, None] = OrderedDict()  # functions whose calls can't be sent to workers
+        self.workers_alive = True  # until one is needed
         self.births: OrderedDict[str, tuple[bytes, float]] | None = None  # id and `born` of entries, once asked for
         self.count = self.table.count
         self.settle: Callable[..., bool] = self.table.settle
@@ -331,7 +335,7 @@ class Node:
     def spelled(self, wire: str, key: str) -> None:
         """Remember the key that stands behind a digest."""
         if self.events and len(key) <= 4096:
-            _keep(self.spellings, wire, key)
+            keep(self.spellings, wire, key)
 
     def listens(self) -> bool:
         """Has this process an inbox that others can send to?"""
@@ -359,7 +363,7 @@ class Node:
     def failed(self, flight: Flight, error: BaseException, pause: float, old: Old | None) -> bool:
         """Remember a failed load until its cooldown ends. True if it is the first one in a row."""
         first = self.failures.pop(flight.key, None) is None
-        _keep(self.failures, flight.key, Failure(error, self.now() + pause, old, flight.seen))
+        keep(self.failures, flight.key, Failure(error, self.now() + pause, old, flight.seen))
         return first
 
     def succeeded(self, key: str) -> None:
@@ -373,7 +377,7 @@ class Node:
         self.table.cut(key, id)
         self.succeeded(key)
         if entry is not None:
-            _keep(self.softened, key, self.old(entry, soft_invalid=True))
+            keep(self.softened, key, self.old(entry, soft_invalid=True))
         self.tell("", Invalidated, key, heard)
 
     def note_births(self) -> None:
@@ -384,7 +388,7 @@ class Node:
 
     def _settle_noted(self, flight: Flight, outcome: Outcome, fill: Fill | None = None) -> bool:
         if self.births is not None and fill is not None and outcome.born is not None:
-            _keep(self.births, flight.key, (fill[7], outcome.born), BIRTHS)
+            keep(self.births, flight.key, (fill[7], outcome.born), BIRTHS)
         return self.table.settle(flight, outcome, fill)
 
     def old(self, entry: Entry, soft_invalid: bool = False) -> Old:
@@ -394,7 +398,8 @@ class Node:
         return Old(entry.value, entry.fresh, entry.hard, entry.delta, born=born, soft_invalid=soft_invalid)
 
 
-def _keep(kept: OrderedDict[str, Any], key: str, value: Any, most: int = 1000) -> None:
+def keep(kept: OrderedDict[str, Any], key: str, value: Any, most: int = 1000) -> None:
+    """Put something into a memory of bounded length."""
     kept.pop(key, None)  # the latest stand last
     kept[key] = value
     while len(kept) > most:

@@ -84,6 +84,7 @@ class Process:
             call_budget=call_budget,
             around_load=around_load or nullcontext,
             links=None if wire is None else wire.links(),
+            jobs=None if self._redis is None else self._redis.jobs,
         )
         self.node.ahead = Ahead(self.node, half_life, refresh_concurrency)
         self.reports = None if self._redis is None else Reports(self.node, self._redis, half_life)
@@ -110,6 +111,11 @@ class Process:
                 if self._loops is None:
                     self._loops = Loops(self._wire, self._loaders)
         return self._loops
+
+    def loop_links(self) -> Any:
+        """Connections of the running loop beside those of its calls, for a call that waits long."""
+        assert self._wire is not None
+        return self._wire.loop_links()
 
     # Life.
 

@@ -2,7 +2,7 @@
 
     offset  size  field
          0     3  magic b"tc\\x01" (format 1)
-         3     1  kind: 0 value, 1 negative None, 2 negative error
+         3     1  kind: 0 value, 1 negative None, 2 negative error, 3 a worker's job (never stored under a key)
          4     1  codec id
          5     1  flags: low nibble compression (0 none, 1 zlib, 2 zstd), 0x40 signed, 0x80 soft-invalid
          6     8  fresh_ms, 14: 8 hard_ms, 22: 4 delta_ms, 26: 4 payload length, 30: 8 id, 38: payload
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 MAGIC = b"tc\x01"
 HEADER = struct.Struct(">3sBBBQQII8s")
-VALUE, NONE, ERROR = 0, 1, 2
+VALUE, NONE, ERROR, JOB = 0, 1, 2, 3
 SIGNED = 0x40
 SOFT_INVALID = 0x80
 

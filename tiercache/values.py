@@ -7,9 +7,10 @@ from tiercache.compression import compress, decompress
 from tiercache.errors import CodecError
 from tiercache.local.table import Raises
 from tiercache.policy import Policy
-from tiercache.record import ERROR, NONE, VALUE, Record
+from tiercache.record import ERROR, JOB, NONE, VALUE, Record, unpack
 from tiercache.signing import Signer, bare_record
 
+LARGEST_JOB = 65_536  # bytes
 SILENCE = 60.0  # seconds between two complaints about records: somebody may plant them by the thousand
 _PLAIN = (str, int, float, bytes, bool, type(None))
 
@@ -80,6 +81,24 @@ class Values:
         if record.kind == ERROR:
             return Raises(_open_error(value, policy.negative_errors)), len(payload)
         raise CodecError(f"kind {record.kind} is not known to this version")
+
+    def pack_job(self, key: str, job: list[Any], *, id: bytes, use: float, delta: float) -> Record:
+        """What a worker is to do within `use` seconds, as a record of a kind of its own; else CodecError."""
+        payload = self.codec.encode(job)
+        if len(payload) > LARGEST_JOB:
+            raise CodecError(f"its arguments are {len(payload):,} bytes encoded; {LARGEST_JOB:,} can be sent")
+        record = Record(JOB, self.codec.id, 0, 0, _ms(use), min(_ms(delta), 2**32 - 1), id, payload)
+        return record if self._signer is None else self._signer.sign(key, record)
+
+    def open_job(self, key: str, data: bytes) -> tuple[Record, Any]:
+        """A job's record and content; CodecError if it is none, or nobody's whom this cache believes."""
+        record = unpack(data) if len(data) <= 2 * LARGEST_JOB else None
+        if record is None or record.kind != JOB or record.compression:
+            raise CodecError("malformed job")
+        self.verify(key, record)
+        if record.codec != self.codec.id:
+            raise CodecError(f"codec {record.codec} is not this cache's ({self.codec.id})")
+        return record, self.codec.decode(bare_record(record).payload)
 
     def may_complain(self, now: float) -> bool:
         """May a record that can't be read be logged? Once a minute; the counter tells them all."""

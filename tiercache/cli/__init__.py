@@ -4,7 +4,7 @@ import argparse
 import importlib.metadata
 from typing import NoReturn
 
-from tiercache.cli import demo, hot, inspect, invalidate
+from tiercache.cli import demo, hot, inspect, invalidate, worker
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = _Parser(prog="tiercache", description="Tools around the tiercache cache client.")
     parser.add_argument("--version", action="version", version=f"tiercache {version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for command in (demo, hot, inspect, invalidate):
+    for command in (demo, hot, inspect, invalidate, worker):
         command.add_command(commands)
     options = parser.parse_args(argv)
     code: int = options.run(options)

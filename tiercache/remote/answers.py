@@ -41,6 +41,16 @@ def pause(reply: Any) -> float:
     raise ValueError(reply)
 
 
+def delegated(reply: Any) -> float:
+    """The answer of delegate: seconds that workers have, 0 if there is none."""
+    match reply:
+        case [b"NOBODY"]:
+            return 0.0
+        case [b"ASKED", ms]:
+            return max(0.001, seconds(ms))
+    raise ValueError(reply)
+
+
 def done(reply: Any) -> None:
     """The answer of write and invalidate."""
     if reply not in (b"OK", [b"OK"]):
@@ -86,3 +96,49 @@ def text(data: Any) -> str:
     if not isinstance(data, bytes):
         raise TypeError(data)
     return data.decode(errors="replace")[:200]
+
+
+# Streams.
+
+
+def entries(reply: Any) -> list[Any]:
+    """The answer of XRANGE."""
+    if not isinstance(reply, list):
+        raise TypeError(reply)
+    return reply
+
+
+def streamed(reply: Any) -> list[Any]:
+    """The answer of XREADGROUP on one stream."""
+    match reply:
+        case [[bytes(), list(found)]]:
+            return found
+    raise ValueError(reply)
+
+
+def job(entry: Any) -> tuple[bytes, bytes | None, bytes | None, float]:
+    """Of an entry of a stream: id, the fields `key` and `job` (None: they are not there), and when it came."""
+    match entry:
+        case [bytes(id), [b"key", bytes(key), b"job", bytes(data)]]:
+            return id, key, data, _moment(id)
+        case [bytes(id), _]:
+            return id, None, None, _moment(id)
+    raise ValueError(entry)
+
+
+def _moment(id: bytes) -> float:
+    return int(id.partition(b"-")[0]) / 1000
+
+
+def claimed(reply: Any) -> tuple[bytes, list[bytes]]:
+    """The answer of XAUTOCLAIM JUSTID: where to go on, and the ids."""
+    match reply:
+        case [bytes(start), list(ids), *_]:
+            return start, [id for id in ids if isinstance(id, bytes)]
+    raise ValueError(reply)
+
+
+def time(reply: Any) -> float:
+    """The server's clock, in seconds."""
+    whole, micro = map(int, reply)
+    return whole + micro / 1e6

@@ -11,6 +11,7 @@ from tiercache.remote import answers
 from tiercache.remote import commands as c
 from tiercache.remote.breaker import Breaker
 from tiercache.remote.calls import Calls, Oversized
+from tiercache.remote.jobs import Jobs
 from tiercache.remote.popularity import hottest
 from tiercache.remote.resp import Refusal
 
@@ -40,6 +41,7 @@ class RedisRemote:
         self._count = count
         self._push_bytes = push_bytes
         self._calls = Calls(breaker, now, count, call_timeout)
+        self.jobs = Jobs(names, self._calls)
 
     def remaining(self) -> float:
         """Seconds until Redis is asked again."""

@@ -22,14 +22,14 @@ def _script(*names: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE = map(
-    _script, ("acquire", "commit", "renew", "release", "invalidate", "write")
+ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE, DELEGATE = map(
+    _script, ("acquire", "commit", "renew", "release", "invalidate", "write", "delegate")
 )
 WRITE_IF, INVALIDATE_IF = _script("only_if", "write"), _script("only_if", "invalidate")
 HOT, HOTTEST = _script("hot"), _script("hottest")
 SCRIPTS = {
     script.sha: script
-    for script in (ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE, WRITE_IF, INVALIDATE_IF, HOT, HOTTEST)
+    for script in (ACQUIRE, COMMIT, RENEW, RELEASE, INVALIDATE, WRITE, WRITE_IF, INVALIDATE_IF, DELEGATE, HOT, HOTTEST)
 }
 
 
@@ -69,6 +69,7 @@ class Names:
         self.invalidations = f"tc1:iv:{namespace}"
         self._start = f"tc1:{{{namespace}:"
         self.popularity = [f"{self._start}}}:hot", f"{self._start}}}:tally"]  # no key is empty: they are nobody's
+        self.jobs, self.workers = f"{self._start}}}:jobs", f"{self._start}}}:workers"  # these, too
 
     def value(self, key: str) -> str:
         return f"{self._start}{key}}}:v"
@@ -81,6 +82,9 @@ class Names:
 
     def staging(self, key: str, token: bytes) -> str:
         return f"{self._start}{key}}}:s:{token.hex()}"
+
+    def mark(self, key: str) -> str:
+        return f"{self._start}{key}}}:j"
 
     @staticmethod
     def inbox(process: bytes) -> str:

@@ -201,6 +201,10 @@ def write(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes]) 
     return [b"OK"]
 
 
+def delegate(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes]) -> Any:
+    return [b"NOBODY"]  # no worker can reach a Redis in memory
+
+
 def only_if(then: Script) -> Script:
     def run(db: Keyspace, publish: Publish, keys: list[bytes], argv: list[bytes]) -> Any:
         record = unpack(db.get(keys[0]) or b"")
@@ -275,6 +279,7 @@ SCRIPTS = {
         (commands.RELEASE, release),
         (commands.INVALIDATE, invalidate),
         (commands.WRITE, write),
+        (commands.DELEGATE, delegate),
         (commands.WRITE_IF, only_if(write)),
         (commands.INVALIDATE_IF, only_if(invalidate)),
         (commands.HOT, hot),
