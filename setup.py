@@ -19,7 +19,7 @@ extensions = [
         depends=["tiercache/local/fastcall.h", "tiercache/local/ended.h"],
         extra_compile_args=flags,
     )
-    for name in ("xfetch", "store", "lru", "warmth", "alias", "foreign", "flight", "table", "ready", "face")
+    for name in ("xfetch", "store", "lru", "warmth", "alias", "foreign", "flight", "table", "ready", "face", "trip")
 ]
 for extension in extensions:
     extension.cython_c_in_temp = True

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "values": "codec compression errors local policy record signing",
     "settings": "compression errors policy signing values",
     "alone": "errors policy port record",
-    "remote": "codec errors events policy port record",
+    "remote": "codec errors events local policy port record",
     "reading": "errors local policy port record",
     "patience": "errors events local policy port",
     "delegation": "errors local policy port",

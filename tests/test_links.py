@@ -127,6 +127,28 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection(make_links: Any) ->
         assert server.accepted == 2
 
 
+def test_a_new_connection_that_speaks_unasked_answers_nobody(make_links: Any) -> None:
+    """A new one would do the same: it is an error, not one try after another."""
+    with FakeRedis(lambda command: b"+1\r\n") as server:
+        links = make_links(server.url)
+        links._idle.append(Link(links._address, 5.0))
+        links._made = 1
+        server._open[0].sendall(b"+2\r\n")
+        assert links._idle[0].readable(30)
+        with pytest.raises(Unanswered, match="nobody asked"):
+            links.exchange(PING, 1, 30)
+        assert server.accepted == 1
+
+
+@pytest.mark.parametrize("size", [100, 100_000, 5_000_000])
+def test_large_questions_and_answers_come_whole(make_links: Any, redis_server: RedisServer, size: int) -> None:
+    """However many looks at the socket they take, on the same connection."""
+    links = make_links(redis_server.url, limit=2**24)
+    for word in (b"x" * size, b"y" * size):
+        assert links.exchange(pack_all([("ECHO", word), ("ECHO", b"end")]), 2, 30) == [word, b"end"]
+    assert len(links._living) == 1
+
+
 def test_connections_that_the_server_closed_are_noticed_before_they_are_used(
     make_links: Any, redis_server: RedisServer
 ) -> None:

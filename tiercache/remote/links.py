@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
+from tiercache.local.trip import trip
 from tiercache.remote.resp import INCOMPLETE, MALFORMED, Refusal, reader
 
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -57,10 +58,30 @@ class Link:
         self._socket: socket.socket = self._connection._sock
         self._socket.setblocking(False)  # a timeout would cost a call of the system for each send and receive
         self._pending: Callable[[], int] = getattr(self._socket, "pending", int)  # what TLS has decrypted already
+        self._fd = self._socket.fileno() if type(self._socket) is socket.socket else -1  # -1: TLS, or the user's own
+        self._used = False
         self._reader = reader()
         self._gets = self._reader.gets
         self._poller = select.poll()
         self._poller.register(self._socket, select.POLLIN)
+
+    def exchange(self, packed: bytes, replies: int, timeout: float, limit: int) -> list[Any] | None:
+        """Send and read that many replies. None: nothing was sent, for the connection ended since it was used last."""
+        size = len(packed)
+        deadline = time.monotonic() + timeout
+        came: bytes | int | None = None
+        if not self._reader.has_data():  # else it has an answer that nobody asked for
+            came = trip(self._fd, packed, timeout) if self._fd >= 0 else None if self.readable(0) else 0
+        if came is None:
+            if self._used:
+                return None
+            raise Unanswered("an answer that nobody asked for")
+        self._used = True
+        if isinstance(came, bytes):
+            return self.receive(deadline, replies, limit, size, came)
+        if came < size:
+            self.send(packed[came:], timeout + allowance(size))
+        return self.receive(deadline, replies, limit, size)
 
     def send(self, packed: bytes, timeout: float) -> None:
         try:
@@ -75,12 +96,22 @@ class Link:
         except OSError as error:
             raise Unanswered(_safe(error)) from None
 
-    def receive(self, deadline: float, replies: int = 1, limit: int = 2**62, size: int = 0) -> list[Any]:
-        """The next replies; `limit` bounds the bytes of each. `size` bytes were moved before them in this call."""
+    def receive(
+        self, deadline: float, replies: int = 1, limit: int = 2**62, size: int = 0, data: bytes = b""
+    ) -> list[Any]:
+        """The next replies, which begin with `data`; `limit` bounds the bytes of each.
+
+        `size` bytes were moved before them in this call.
+        """
         out: list[Any] = []
         received = 0  # of the reply that is not whole yet
         try:
             while True:
+                if data:
+                    received += len(data)
+                    if received > limit:
+                        raise Unanswered(f"a reply of more than {limit} bytes", oversized=True)
+                    self._reader.feed(data)
                 while (reply := self._gets()) is not INCOMPLETE:
                     out.append(reply)
                     if len(out) == replies:
@@ -88,10 +119,6 @@ class Link:
                     size += received
                     received = 0
                 data = self._recv(deadline + allowance(size + received))
-                received += len(data)
-                if received > limit:
-                    raise Unanswered(f"a reply of more than {limit} bytes", oversized=True)
-                self._reader.feed(data)
         except MALFORMED as error:
             raise Unanswered(str(error) or type(error).__name__) from None
 
@@ -158,16 +185,17 @@ class Links:
 
         `timeout` bounds the wait for a connection and, once there is one, the call, which gets more for large data.
         """
-        link = self._take(timeout)
-        try:
-            deadline = time.monotonic() + timeout
-            size = len(packed)
-            link.send(packed, timeout + allowance(size))
-            out = link.receive(deadline, replies, self._limit, size)
-        except BaseException:  # a connection with a half-read reply is never used again
-            self._lose(link)
-            self.drop_idle()
-            raise
+        out = None
+        while out is None:
+            link = self._take(timeout)
+            try:
+                out = link.exchange(packed, replies, timeout, self._limit)
+            except BaseException:  # a connection with a half-read reply is never used again
+                self._lose(link)
+                self.drop_idle()
+                raise
+            if out is None:
+                self._lose(link)
         if is_demoted(out):
             self._lose(link)
             self.drop_idle()
@@ -182,12 +210,9 @@ class Links:
         while True:
             while self._idle:
                 try:
-                    link = self._idle.pop()
+                    return self._idle.pop()
                 except IndexError:
                     break
-                if not link.readable(0):  # else it was closed, or has an answer that nobody asked for
-                    return link
-                self._lose(link)
             now = time.monotonic()
             deadline = min(deadline, now + timeout)
             if now > deadline:  # others took whatever was given back
