@@ -11,6 +11,10 @@ from Cython.Distutils import build_ext  # turns .pyx into C when it builds: an s
 debug = os.environ.get("TIERCACHE_DEBUG") == "1"
 flags = ["-O0", "-g", "-UNDEBUG"] if debug else ["-O2"]
 
+names = (
+    *("xfetch", "store", "lru", "warmth", "alias", "foreign", "flight", "table", "ready", "face"),  # tier 1
+    *("record", "trip"),  # of tier 2, what is bytes and numbers alone
+)
 extensions = [
     setuptools.Extension(
         f"tiercache.local.{name}",
@@ -19,7 +23,7 @@ extensions = [
         depends=["tiercache/local/fastcall.h", "tiercache/local/ended.h"],
         extra_compile_args=flags,
     )
-    for name in ("xfetch", "store", "lru", "warmth", "alias", "foreign", "flight", "table", "ready", "face", "trip")
+    for name in names
 ]
 for extension in extensions:
     extension.cython_c_in_temp = True

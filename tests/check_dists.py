@@ -22,7 +22,7 @@ SCRIPTS = {
 }
 STUBS = {
     f"tiercache/local/{name}.pyi"
-    for name in ("alias", "face", "flight", "lru", "ready", "store", "table", "trip", "warmth", "xfetch")
+    for name in ("alias", "face", "flight", "lru", "ready", "record", "store", "table", "trip", "warmth", "xfetch")
 }
 
 

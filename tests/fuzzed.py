@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tiercache.codec import MsgpackCodec
+from tiercache.local.record import HEADER, MAGIC
 from tiercache.local.table import Raises
-from tiercache.record import HEADER, MAGIC
 from tiercache.remote.resp import Refusal
 
 HANG = 20_000  # milliseconds after which a seed's cases count as ones that hang

@@ -305,10 +305,10 @@ MUTANTS = [
         "lifetimes are anchored where the answer came",
         "reading.py",
         """\
-    hard = sent + found.remaining
+    fresh, hard, delta = record.ends(sent, found.remaining)
 """,
         """\
-    hard = node.now() + record.hard_ms / 1000
+    fresh, hard, delta = record.ends(node.now(), record.hard_ms / 1000)
 """,
         seed=0,
     ),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from redis_server import PATIENT, RedisServer
 
 from tiercache import Cache, CodecError, LoadFailed, MsgpackCodec, Policy, PolicyError
-from tiercache.record import ERROR, NONE, VALUE, Record, unpack
+from tiercache.local.record import ERROR, NONE, VALUE, Record, unpack
 from tiercache.remote.commands import Names
 from tiercache.signing import TAG_SIZE, Signer
 from tiercache.values import Values

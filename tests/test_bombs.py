@@ -17,7 +17,7 @@ import zstandard
 
 from tiercache import CodecError, Policy
 from tiercache.codec import MsgpackCodec
-from tiercache.record import VALUE, Record
+from tiercache.local.record import VALUE, Record
 from tiercache.values import Values
 
 MIB = 2**20

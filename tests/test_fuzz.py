@@ -15,9 +15,9 @@ from tier2 import FakeRedis
 
 from tiercache import Cache, CodecError, LoadFailed, LoadTimeout, Policy, RemoteUnavailable
 from tiercache.codec import MsgpackCodec
+from tiercache.local.record import VALUE, Record, unpack
 from tiercache.local.table import Raises, Table
 from tiercache.port import Cooldown, Message, RemoteRefused
-from tiercache.record import VALUE, Record, unpack
 from tiercache.remote import answers, breaker
 from tiercache.remote.breaker import Breaker
 from tiercache.remote.calls import Calls

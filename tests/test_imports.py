@@ -21,7 +21,6 @@ PACKAGE = Path(__file__).parent.parent / "tiercache"
 MAY_IMPORT = {
     "errors": "",
     "events": "",
-    "record": "",
     "keys": "",
     "result": "",
     "workers": "",
@@ -33,18 +32,18 @@ MAY_IMPORT = {
     "extensions": "errors faults",
     "codec": "errors extensions faults",
     "compression": "errors",
-    "port": "events local policy record result",
-    "signing": "errors record",
-    "values": "codec compression errors local policy record signing",
+    "port": "events local policy result",
+    "signing": "errors local",
+    "values": "codec compression errors local policy signing",
     "settings": "compression errors policy signing values",
-    "alone": "errors policy port record",
-    "remote": "codec errors events local policy port record",
-    "reading": "errors local policy port record",
+    "alone": "errors local policy port",
+    "remote": "codec errors events local policy port",
+    "reading": "errors local policy port",
     "patience": "errors events local policy port",
     "delegation": "errors local policy port",
-    "leader": "delegation errors events loaded local patience policy port reading record result",
+    "leader": "delegation errors events loaded local patience policy port reading result",
     "ahead": "events leader local policy port",
-    "flow": "errors events leader local patience policy port reading record",
+    "flow": "errors events leader local patience policy port reading",
     "blocking": "errors local policy port remote workers",
     "aio_link": "errors remote",
     "wire": "aio_link remote",
@@ -54,10 +53,10 @@ MAY_IMPORT = {
     "cache": "aio blocking codec decorator errors events flow hot keys loaded local policy port process remote result "
     "settings signing values wire",
     "worker": "blocking cache delegation errors leader local policy port remote",
-    "testing": "cache local record remote",
-    "contrib": "blocking cache errors policy port reading remote signing",
+    "testing": "cache local remote",
+    "contrib": "blocking cache errors local policy port reading remote signing",
     "__init__": "cache codec errors hot loaded policy result",
-    "cli": "__init__ compression errors keys record remote signing worker",
+    "cli": "__init__ compression errors keys local remote signing worker",
 }
 LAZILY = {"aio", "aio_link"}  # imported inside functions alone: a sync program never loads it
 ONLY_IN = {
@@ -65,7 +64,7 @@ ONLY_IN = {
     "asyncio": "aio aio_link cli contrib worker",
     "pytest": "testing",
 }
-PURE = ("flow", "leader", "loaded", "patience", "reading", "policy", "keys", "record", "errors")
+PURE = ("flow", "leader", "loaded", "patience", "reading", "policy", "keys", "errors")
 IMPURE = names(
     "time random secrets io os socket select ssl threading _thread queue signal multiprocessing concurrent asyncio "
     "sched subprocess"

@@ -22,9 +22,9 @@ from machines import run_machine
 from redis_server import RedisServer
 from tier2 import Ear, Io, Tier2, servers
 
+from tiercache.local.record import ERROR, NONE, VALUE, Found, Record
 from tiercache.policy import Policy
 from tiercache.port import Lease, RemoteRefused
-from tiercache.record import ERROR, NONE, VALUE, Record
 from tiercache.remote import commands
 from tiercache.remote.commands import INLINE
 from tiercache.remote.resp import Refusal, pack
@@ -179,6 +179,8 @@ class Parity(RuleBasedStateMachine):
             return real.code == memory.code
         if type(real) is not type(memory):
             return False
+        if isinstance(memory, Found):
+            real, memory = ((found.record, found.remaining) for found in (real, memory))
         if isinstance(memory, (tuple, list)):
             if memory[:1] == [b"REFUSED"]:
                 real, memory = ([reply[0], Refusal(reply[1].decode())] for reply in (real, memory))

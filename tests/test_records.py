@@ -10,18 +10,23 @@ from typing import Any
 import pytest
 import redis
 from both import FACES
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from redis_server import RedisServer
 from tier2 import Tier2, a_record
 
 from tiercache import Cache
 from tiercache.codec import MsgpackCodec
-from tiercache.record import ERROR, HEADER, NONE, VALUE, Record, unpack
+from tiercache.local.record import ERROR, HEADER, NONE, VALUE, Record, unpack
 from tiercache.remote.commands import Names
 
 ENCODED = MsgpackCodec().encode("old")
 CODEC = MsgpackCodec().id
+LENGTH = struct.Struct(">I")
+CHANGED: dict[str, Any] = {
+    "kind": 3, "codec": 7, "compression": 2, "fresh_ms": 1, "hard_ms": 2, "delta_ms": 3, "id": b"87654321",
+    "payload": b"other", "soft_invalid": True, "signed": True,
+}  # fmt: skip
 
 
 def stored(**changes: Any) -> Record:
@@ -94,11 +99,62 @@ def test_a_record_cut_or_made_longer_is_none(record: Record, data: st.DataObject
     assert unpack(packed + data.draw(st.binary(min_size=1, max_size=20))) is None
 
 
-@given(st.binary(max_size=100))
+def by_the_table(data: bytes) -> Record | None:
+    """What the table of the format says, read by `struct`."""
+    if len(data) < 38:
+        return None
+    magic, kind, codec, flags, fresh, hard, delta, length, id = struct.unpack_from(">3sBBBQQII8s", data)
+    if magic != b"tc\x01" or len(data) != 38 + length:
+        return None
+    return Record(kind, codec, flags & 0x0F, fresh, hard, delta, id, data[38:], flags >= 0x80, flags & 0x40 != 0)
+
+
+heads = st.builds(bytes.__add__, st.binary(min_size=23, max_size=23), st.sampled_from([0, 5, 2**24]).map(LENGTH.pack))
+almost = st.builds(lambda head, rest: b"tc\x01" + head + rest, heads, st.binary(min_size=8, max_size=20))
+
+
+@given(st.binary(max_size=100) | almost)
+@example(b"")
+@example(b"tc\x01" + bytes(35))
+@example(b"tc\x01" + bytes(34))
+@example(b"tc\x01" + b"\xff" * 35)
+@example(b"tc\x02" + bytes(35))
 def test_any_bytes_are_a_record_or_none(noise: bytes) -> None:
-    """Nothing is raised, and only our magic begins a record."""
-    record = unpack(noise)
-    assert record is None or noise.startswith(b"tc\x01")
+    """Nothing is raised, and a record is what the table of the format says."""
+    assert unpack(noise) == by_the_table(noise)
+
+
+@given(records, st.floats(0, 1e9), st.floats(0, 1e9))
+def test_the_ends_of_a_record_are_counted_from_when_it_was_asked_for(record: Record, sent: float, left: float) -> None:
+    """By a clock of the reader's; it is never fresh longer than it lives, and its load time is within bounds."""
+    fresh, hard, delta = record.ends(sent, left)
+    assert hard == sent + left
+    assert fresh == pytest.approx(min(hard, hard - (record.hard_ms - record.fresh_ms) / 1000))
+    assert fresh <= hard
+    assert delta == min(max(record.delta_ms / 1000, 0.001), record.fresh_ms / 1000 / 4)
+
+
+@given(records, st.data())
+def test_records_are_equal_if_all_their_fields_are(record: Record, data: st.DataObject) -> None:
+    """One field changed is another record; a copy is the same."""
+    name, value = data.draw(st.sampled_from([*CHANGED.items()]))
+    assert record._replace() == record
+    assert hash(record._replace()) == hash(record)
+    changed = record._replace(**{name: value})
+    assert (changed == record) == (getattr(record, name) == value)
+    assert record != "a record"
+    assert f"{name}={value!r}" in repr(changed)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"kind": 256}, {"codec": -1}, {"fresh_ms": 2**64}, {"hard_ms": -1}, {"delta_ms": 2**32},
+                {"id": None}, {"payload": "x"}],
+    ids=repr,
+)  # fmt: skip
+def test_a_record_has_room_for_what_its_bytes_have_room_for(changes: dict[str, Any]) -> None:
+    """Anything else is an error where it is made."""
+    with pytest.raises((TypeError, OverflowError)):
+        stored(**changes)
 
 
 def test_the_header_is_where_the_scripts_look_for_it() -> None:

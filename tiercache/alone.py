@@ -2,9 +2,9 @@
 
 from collections import OrderedDict
 
+from tiercache.local.record import Found, Record
 from tiercache.policy import Policy
-from tiercache.port import Cooldown, Found, Granted, Lease, Port
-from tiercache.record import Record
+from tiercache.port import Cooldown, Granted, Lease, Port
 
 
 class Alone:

@@ -15,13 +15,13 @@ from tiercache import events
 from tiercache.errors import LoadTimeout, ReentrantLoadError
 from tiercache.leader import Leader, behind
 from tiercache.local.flight import Flight
+from tiercache.local.record import Found
 from tiercache.local.store import Entry
 from tiercache.local.table import Mode, Verdict
 from tiercache.patience import PATIENT, Deadlines, late, meanwhile, tail
 from tiercache.policy import Policy
 from tiercache.port import (
     AGAIN,
-    Found,
     Lease,
     Loader,
     Node,

@@ -45,7 +45,7 @@ def check_key(key: object) -> str:
     if not isinstance(key, str):
         hint = ": decode it first" if isinstance(key, (bytes, bytearray, memoryview)) else ""
         raise TypeError(f"a cache key must be a str, not {type(key).__name__}{hint}")
-    text = str.__str__(key)
+    text = key if type(key) is str else str.__str__(key)
     if not text:
         raise ValueError("a cache key must not be empty")
     if not text.isascii() and (lone := _SURROGATE.search(text)):

@@ -25,8 +25,9 @@ from tiercache import delegation, events
 from tiercache.errors import CacheClosed, CodecError, LoadFailed, LoadTimeout, PolicyError
 from tiercache.loaded import Loaded
 from tiercache.local.flight import Flight
+from tiercache.local.record import Found, unpack
 from tiercache.local.table import Mode, Raises, Verdict
-from tiercache.local.xfetch import window
+from tiercache.local.xfetch import clamp, window
 from tiercache.patience import PATIENT, Deadlines, late, meanwhile, serves, tail
 from tiercache.policy import Policy
 from tiercache.port import (
@@ -35,7 +36,6 @@ from tiercache.port import (
     Cooldown,
     Fill,
     Fly,
-    Found,
     Granted,
     Hit,
     Lease,
@@ -49,8 +49,7 @@ from tiercache.port import (
     Slot,
     answer,
 )
-from tiercache.reading import clamp, look, unverified
-from tiercache.record import unpack
+from tiercache.reading import look, unverified
 from tiercache.result import Source
 
 log = logging.getLogger("tiercache")

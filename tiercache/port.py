@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from tiercache.events import Event, Invalidated, Listeners
 from tiercache.local.flight import Flight
+from tiercache.local.record import Found, Record
 from tiercache.local.store import Entry
 from tiercache.local.table import Raises, Table
 from tiercache.policy import Policy
-from tiercache.record import Record
 from tiercache.result import Source
 
 BIRTHS = 10_000  # entries of tier 1 whose age is known
@@ -87,13 +87,6 @@ def is_async(loader: Callable[..., Any]) -> bool:
         return False  # soon said of most: a plain function that nobody has marked
     call = getattr(type(loader), "__call__", None)  # noqa: B004  # the method itself is wanted
     return inspect.iscoroutinefunction(loader) or inspect.iscoroutinefunction(call)
-
-
-class Found(NamedTuple):
-    """What a read saw: the record (None: absent) and its remaining life in seconds."""
-
-    record: Record | None
-    remaining: float
 
 
 class Granted(NamedTuple):

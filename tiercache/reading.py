@@ -5,9 +5,9 @@ from typing import Any
 
 from tiercache.errors import CodecError
 from tiercache.local.flight import Flight
+from tiercache.local.record import Found, Record
 from tiercache.policy import Policy
-from tiercache.port import Fill, Found, Node, Old, Outcome, answer
-from tiercache.record import Record
+from tiercache.port import Fill, Node, Old, Outcome, answer
 
 log = logging.getLogger("tiercache")
 
@@ -31,9 +31,7 @@ def look(
     value, size = opened
     if kept is None:
         size = node.weigh(value, size)
-    hard = sent + found.remaining
-    fresh = min(hard, hard - (record.hard_ms - record.fresh_ms) / 1000)
-    delta = clamp(record.delta_ms / 1000, record.fresh_ms / 1000)
+    fresh, hard, delta = record.ends(sent, found.remaining)
     fill = (value, fresh, hard, sent + policy.local_ttl, delta, policy.beta, epoch, record.id, size)
     now = node.now()
     if record.soft_invalid or now >= hard or now >= fresh + policy.stale_while_revalidate:
@@ -54,11 +52,6 @@ def open_record(node: Node, key: str, record: Record, policy: Policy, kept: Any 
         if node.values.may_complain(node.now()):
             log.warning("The record of %r can't be read and counts as absent: %s", key, error)
         return None
-
-
-def clamp(delta: float, ttl: float) -> float:
-    """A load time as XFetch uses it: at least 1 ms, at most a quarter of the value's own ttl."""
-    return min(max(delta, 0.001), ttl / 4)
 
 
 def unverified(node: Node, old: Old | None, policy: Policy) -> Outcome | None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tiercache.errors import CodecError, PolicyError
-from tiercache.record import Record
+from tiercache.local.record import Record
 
 SHORTEST = 16  # bytes of a key
 TAG_SIZE = 16

@@ -5,9 +5,9 @@ from typing import Any
 from tiercache.codec import Codec
 from tiercache.compression import compress, decompress
 from tiercache.errors import CodecError
+from tiercache.local.record import ERROR, JOB, NONE, VALUE, Record, unpack
 from tiercache.local.table import Raises
 from tiercache.policy import Policy
-from tiercache.record import ERROR, JOB, NONE, VALUE, Record, unpack
 from tiercache.signing import Signer, bare_record
 
 LARGEST_JOB = 65_536  # bytes

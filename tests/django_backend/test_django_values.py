@@ -16,7 +16,7 @@ from django_processes import SECRET, Async, Sync
 
 from tiercache import CodecError
 from tiercache.contrib.pickling import Pickled, freeze, pickling_cache, thaw
-from tiercache.record import SIGNED, unpack
+from tiercache.local.record import SIGNED, unpack
 
 Make = Callable[..., Any]
 

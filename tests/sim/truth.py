@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from sim.leases import ENDS, Leases, Server
-from tiercache.record import HEADER, VALUE, Record, unpack
+from tiercache.local.record import HEADER, VALUE, Record, unpack
 from tiercache.remote import commands as c
 from tiercache.remote.resp import Refusal
 

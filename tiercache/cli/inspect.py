@@ -11,7 +11,7 @@ from tiercache import CodecError, MsgpackCodec
 from tiercache.cli.reach import Unreachable, reached
 from tiercache.compression import decompress
 from tiercache.keys import check_key
-from tiercache.record import ERROR, HEADER, MAGIC, NONE, VALUE, unpack
+from tiercache.local.record import ERROR, HEADER, MAGIC, NONE, VALUE, unpack
 from tiercache.remote.commands import Names, wire_key
 from tiercache.signing import bare_record
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, cast
 
 from tiercache.errors import RemoteUnavailable
+from tiercache.local.record import Found
 from tiercache.policy import Policy
-from tiercache.port import Found, Node, Port, RemoteDown, RemoteRefused
+from tiercache.port import Node, Port, RemoteDown, RemoteRefused
 from tiercache.reading import open_record
 from tiercache.remote.client import RedisRemote
 

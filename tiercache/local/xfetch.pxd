@@ -9,3 +9,7 @@ cdef enum:
 
 cdef inline bint falls(double left, double theta, double draw) noexcept nogil:
     return theta > 0.0 and left <= -theta * log(draw)
+
+
+cdef inline double clamped(double delta, double ttl) noexcept nogil:
+    return min(max(delta, 0.001), ttl / 4)

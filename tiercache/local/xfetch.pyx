@@ -13,3 +13,8 @@ def due(double left, double theta, double draw):
 def window(double theta):
     """Seconds before the end of freshness at which the coin is tossed for the first time: 21 theta."""
     return WINDOW * theta
+
+
+def clamp(double delta, double ttl):
+    """A load time as XFetch uses it: at least 1 ms, at most a quarter of the value's own ttl. Seconds."""
+    return clamped(delta, ttl)

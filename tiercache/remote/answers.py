@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tiercache.port import Busy, Cooldown, Found, Granted, Hit
-from tiercache.record import HEADER, MAGIC, Record, unpack
+from tiercache.local.record import HEADER, MAGIC, Found, Record, unpack
+from tiercache.port import Busy, Cooldown, Granted, Hit
 
 ABSENT = Found(None, 0.0)
 UNKNOWN_KIND = 255  # stands in for a record that is too large to be fetched

@@ -44,7 +44,7 @@ class Breaker:
 
     def admits(self) -> int:
         """May a call be made? 0: no; else its ticket. While open, only one becomes the probe."""
-        if not self.open:
+        if self.failures < TRIPS:
             return self._ticket
         with self.lock:
             now = self._now()

@@ -63,7 +63,8 @@ class Calls:
                 raise RemoteDown(f"the circuit breaker is open: {self._why}")
             started = self._now()
             try:
-                replies: list[Any] = await io.exchange(packed, count, min(self._timeout, io.left))
+                timeout = self._timeout if self._timeout < io.left else io.left
+                replies: list[Any] = await io.exchange(packed, count, timeout)
             except Unanswered as error:
                 if error.oversized:
                     self._answered()

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import msgpack  # type: ignore[import-untyped]
 
+from tiercache.local.record import HEADER, Found, Record
 from tiercache.policy import Policy
-from tiercache.port import Busy, Cooldown, Found, Granted, Hit, Lease, Port, RemoteDown, RemoteRefused
-from tiercache.record import HEADER, Record
+from tiercache.port import Busy, Cooldown, Granted, Hit, Lease, Port, RemoteDown, RemoteRefused
 from tiercache.remote import answers
 from tiercache.remote import commands as c
 from tiercache.remote.breaker import Breaker

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from tiercache.port import Port, RemoteRefused
-from tiercache.record import Record
+from tiercache.local.record import Record
 from tiercache.remote import answers
 from tiercache.remote import commands as c
 from tiercache.remote.calls import Calls

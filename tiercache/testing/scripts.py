@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import msgpack  # type: ignore[import-untyped]
 
-from tiercache.record import HEADER, SOFT_INVALID, unpack
+from tiercache.local.record import HEADER, SOFT_INVALID, unpack
 from tiercache.remote import commands
 from tiercache.remote.resp import Refusal
 from tiercache.testing.keyspace import Hash, Keyspace
