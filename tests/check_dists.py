@@ -22,7 +22,10 @@ SCRIPTS = {
 }
 STUBS = {
     f"tiercache/local/{name}.pyi"
-    for name in ("alias", "face", "flight", "lru", "ready", "record", "store", "table", "trip", "warmth", "xfetch")
+    for name in (
+        *("alias", "face", "flight", "lru", "outcome", "ready"),
+        *("record", "store", "table", "trip", "warmth", "xfetch"),
+    )
 }
 
 

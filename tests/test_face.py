@@ -22,7 +22,10 @@ from tiercache.local.ready import Ready
 from tiercache.local.table import Raises, Table
 
 ROOT = Path(__file__).parent.parent
-MODULES = ["alias", "face", "flight", "foreign", "lru", "ready", "record", "store", "table", "trip", "warmth", "xfetch"]
+MODULES = [
+    *("alias", "face", "flight", "foreign", "lru", "outcome", "ready"),
+    *("record", "store", "table", "trip", "warmth", "xfetch"),
+]
 
 
 class Cache(Face):

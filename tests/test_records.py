@@ -17,7 +17,7 @@ from tier2 import Tier2, a_record
 
 from tiercache import Cache
 from tiercache.codec import MsgpackCodec
-from tiercache.local.record import ERROR, HEADER, NONE, VALUE, Record, unpack
+from tiercache.local.record import ERROR, HEADER, NONE, VALUE, Record, milliseconds, unpack
 from tiercache.remote.commands import Names
 
 ENCODED = MsgpackCodec().encode("old")
@@ -132,6 +132,12 @@ def test_the_ends_of_a_record_are_counted_from_when_it_was_asked_for(record: Rec
     assert fresh == pytest.approx(min(hard, hard - (record.hard_ms - record.fresh_ms) / 1000))
     assert fresh <= hard
     assert delta == min(max(record.delta_ms / 1000, 0.001), record.fresh_ms / 1000 / 4)
+
+
+@given(st.floats(-1e9, 1e9) | st.integers(-10, 10).map(lambda n: n / 2000))
+def test_seconds_are_stored_in_whole_milliseconds(seconds: float) -> None:
+    """As Python rounds them; what is over lasts no time."""
+    assert milliseconds(seconds) == max(0, round(seconds * 1000))
 
 
 @given(records, st.data())

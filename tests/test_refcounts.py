@@ -15,7 +15,7 @@ from tiercache.local.flight import Flight
 from tiercache.local.foreign import Foreign
 from tiercache.local.lru import LRU
 from tiercache.local.ready import Ready
-from tiercache.local.record import Found, Record, unpack
+from tiercache.local.record import Found, Record, milliseconds, unpack
 from tiercache.local.table import Mode, Raises, Table
 from tiercache.local.trip import trip
 from tiercache.local.xfetch import clamp, due, window
@@ -175,6 +175,7 @@ NUMBERED: dict[str, Callable[[Table, Any], object]] = {
     "what is found": lambda table, bad: Found(bad, 1.0),
     "its rest": lambda table, bad: Found(RECORD, bad),
     "unpack": lambda table, bad: unpack(bad),
+    "milliseconds": lambda table, bad: milliseconds(bad),
     "trip's socket": lambda table, bad: trip(bad, b"q", 1.0),
     "trip's question": lambda table, bad: trip(-1, bad, 1.0),
     "trip's seconds": lambda table, bad: trip(-1, b"q", bad),

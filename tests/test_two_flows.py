@@ -26,9 +26,10 @@ from machines import run_machine
 from tiercache import Policy, flow
 from tiercache.errors import LoadFailed, LoadTimeout
 from tiercache.local.flight import Flight
+from tiercache.local.outcome import AGAIN, Outcome
 from tiercache.local.record import unpack
 from tiercache.local.table import Mode
-from tiercache.port import AGAIN, Fly, Loader, Message, Outcome, RemoteDown, Slot
+from tiercache.port import Fly, Loader, Message, RemoteDown, Slot
 from tiercache.remote import commands
 from tiercache.remote.commands import Names
 from tiercache.remote.links import Unanswered

@@ -15,8 +15,9 @@ from weakref import WeakKeyDictionary
 
 from tiercache.errors import CacheClosed
 from tiercache.local.flight import Flight
+from tiercache.local.outcome import AGAIN, Outcome
 from tiercache.policy import Policy
-from tiercache.port import AGAIN, Fly, Loader, Message, Node, Outcome, Place, Slot, is_async, loading
+from tiercache.port import Fly, Loader, Message, Node, Place, Slot, is_async, loading
 from tiercache.remote.links import Unanswered
 from tiercache.wire import Wire
 from tiercache.workers import Workers
@@ -127,6 +128,7 @@ def _set(future: "asyncio.Future[None]") -> None:
 class AioPort:
     """One async call's view of the world."""
 
+    __slots__ = ("_loop", "_loops", "_task", "left", "node")
     on_loop = True
     in_frame = False
 
@@ -156,11 +158,12 @@ class AioPort:
             handle.cancel()
 
     async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
-        links, began = self._loops.links(self._loop), self._loop.time()
+        links, began = self._loops.links(self._loop), self.node.now()
         link = links.free() or await links.link(self.left)
         out: list[Any] = await link.exchange(packed, replies, timeout)
         # It was answered, so what it took beyond the timeout were turns of the loop, and no time of Redis.
-        self.left += max(0.0, self._loop.time() - began - timeout)
+        if (beyond := self.node.now() - began - timeout) > 0:
+            self.left += beyond
         return out
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:

@@ -5,12 +5,12 @@ import inspect
 import sys
 import threading
 from collections.abc import Coroutine
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from tiercache.local.flight import Flight
+from tiercache.local.outcome import Outcome
 from tiercache.policy import Policy
-from tiercache.port import Fly, Loader, Message, Node, Outcome, Place, Slot, loading
+from tiercache.port import Fly, Loader, Message, Node, Place, Slot, loading
 from tiercache.workers import Workers
 
 T = TypeVar("T")
@@ -48,6 +48,7 @@ class Turnstile:
 class BlockingPort:
     """One sync call's view of the world."""
 
+    __slots__ = ("_refreshers", "in_frame", "left", "node")
     on_loop = False
 
     def __init__(self, node: Node, refreshers: Workers, behind: bool = False) -> None:
@@ -82,8 +83,11 @@ class BlockingPort:
     async def load(self, loader: Loader, flight: Flight, policy: Policy) -> Outcome:
         entered = self.node.inside(flight)
         try:
-            with nullcontext() if self.in_frame else self.node.around_load():
+            if self.in_frame:
                 value = loader()
+            else:
+                with self.node.around_load():
+                    value = loader()
         except Exception as error:
             return Outcome(error=error)
         finally:

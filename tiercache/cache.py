@@ -20,9 +20,10 @@ from tiercache.hot import Hot
 from tiercache.keys import check_key
 from tiercache.loaded import Loaded
 from tiercache.local.face import Face, monotonic
+from tiercache.local.outcome import AGAIN, Outcome
 from tiercache.local.table import Mode, Table
 from tiercache.policy import Policy
-from tiercache.port import AGAIN, Outcome, Port, RemoteDown, RemoteRefused, is_async
+from tiercache.port import Port, RemoteDown, RemoteRefused, is_async
 from tiercache.process import Process
 from tiercache.remote.address import Address
 from tiercache.remote.commands import Names, wire_key

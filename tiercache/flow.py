@@ -15,22 +15,13 @@ from tiercache import events
 from tiercache.errors import LoadTimeout, ReentrantLoadError
 from tiercache.leader import Leader, behind
 from tiercache.local.flight import Flight
+from tiercache.local.outcome import AGAIN, Outcome, answer
 from tiercache.local.record import Found
 from tiercache.local.store import Entry
 from tiercache.local.table import Mode, Verdict
 from tiercache.patience import PATIENT, Deadlines, late, meanwhile, tail
 from tiercache.policy import Policy
-from tiercache.port import (
-    AGAIN,
-    Lease,
-    Loader,
-    Node,
-    Outcome,
-    Port,
-    RemoteDown,
-    RemoteRefused,
-    answer,
-)
+from tiercache.port import Lease, Loader, Node, Port, RemoteDown, RemoteRefused
 from tiercache.reading import look, unverified
 
 HIT, DUE, LEAD, JOIN, ALONE = map(int, Verdict)
@@ -158,14 +149,14 @@ async def get(port: Port, key: str, policy: Policy) -> Outcome:
     node = port.node
     if not node.ready:
         await port.ready()
-    verdict, *rest = node.table.probe(key, node.now(), mode=READ, swr=policy.stale_while_revalidate)
+    verdict, held = node.table.probe(key, node.now(), 1.0, policy.stale_while_revalidate, 1.0, READ)
     if verdict == HIT:
-        return _local(node, key, rest[0])
-    if verdict == JOIN and not (rest[0].on_loop and port.blocks_a_loop()):
-        outcome = await port.join(rest[0], node.call_budget)
+        return _local(node, key, held)
+    if verdict == JOIN and not (held.on_loop and port.blocks_a_loop()):
+        outcome = await port.join(held, node.call_budget)
         if outcome is not None and outcome is not AGAIN:
             return outcome.shared()
-    flight = _reading(port, key, verdict, rest[0])
+    flight = _reading(port, key, verdict, held)
     try:
         sent, epoch = node.now(), node.table.stamp()
         try:

@@ -25,13 +25,13 @@ from tiercache import delegation, events
 from tiercache.errors import CacheClosed, CodecError, LoadFailed, LoadTimeout, PolicyError
 from tiercache.loaded import Loaded
 from tiercache.local.flight import Flight
+from tiercache.local.outcome import AGAIN, Outcome, answer
 from tiercache.local.record import Found, unpack
 from tiercache.local.table import Mode, Raises, Verdict
 from tiercache.local.xfetch import clamp, window
 from tiercache.patience import PATIENT, Deadlines, late, meanwhile, serves, tail
 from tiercache.policy import Policy
 from tiercache.port import (
-    AGAIN,
     Busy,
     Cooldown,
     Fill,
@@ -42,12 +42,10 @@ from tiercache.port import (
     Loader,
     Message,
     Old,
-    Outcome,
     Port,
     RemoteDown,
     RemoteRefused,
     Slot,
-    answer,
 )
 from tiercache.reading import look, unverified
 from tiercache.result import Source
@@ -75,6 +73,18 @@ HANDED_OVER: Ending = (Outcome(), None)  # a refresh thread goes on with the fli
 class Leader:
     """Takes one flight from its start to its settlement."""
 
+    _lease: Lease | None = None  # until it is needed: most flights end with what Redis has
+    down: RemoteDown | RemoteRefused | None = None  # why it could not be read
+    known = b""
+    quiet = 0.0  # seconds for which an old value is served without asking again
+    serves_read = False  # the outcome is a record that was read, not a value that was loaded
+    waited = False
+    private = False  # the outcome is for the leader's own caller alone
+    keeps = True  # the loader did not say otherwise
+    reply: Any = None  # of the last election
+    untaken = False  # a worker was asked, in vain
+    stored = False  # Redis says that it has what was loaded
+
     def __init__(
         self, port: Port, flight: Flight, loader: Loader | None, policy: Policy, ends: Deadlines = PATIENT
     ) -> None:
@@ -82,18 +92,7 @@ class Leader:
         self.given = policy  # a loader may have rules of its own for what it returns
         self.node = port.node
         self.key = flight.key
-        self._lease: Lease | None = None  # until it is needed: most flights end with what Redis has
         self.looked = flight.early or not self.node.remote.shared  # Redis holds nothing that may answer
-        self.down: RemoteDown | RemoteRefused | None = None  # why it could not be read
-        self.known = b""
-        self.quiet = 0.0  # seconds for which an old value is served without asking again
-        self.serves_read = False  # the outcome is a record that was read, not a value that was loaded
-        self.waited = False
-        self.private = False  # the outcome is for the leader's own caller alone
-        self.keeps = True  # the loader did not say otherwise
-        self.reply: Any = None  # of the last election
-        self.untaken = False  # a worker was asked, in vain
-        self.stored = False  # Redis says that it has what was loaded
         seen = flight.seen
         self.old = self.node.softened.get(self.key)
         if seen is not None:
@@ -455,26 +454,26 @@ class Leader:
         return Outcome(loaded.value, born=outcome.born)
 
     async def _commit(self, value: Any, delta: float) -> Ending:
-        node = self.node
+        node, lease = self.node, self.lease
         fresh, hard = self._lifetimes(value)
-        if self.lease.lost:
+        if lease.lost:
             return answer(value, "loaded", node.now()), None
         record, size = None, 0
         if node.remote.shared:
             try:
-                record, size = node.values.pack(self.key, value, id=self.lease.id, fresh=fresh, hard=hard, delta=delta)
+                record, size = node.values.pack(self.key, value, id=lease.id, fresh=fresh, hard=hard, delta=delta)
             except CodecError as error:
                 return await self._load_failed(error)
         sent, epoch = node.now(), node.table.stamp()
         try:
-            kept = await node.remote.commit(self.port, self.lease, record, self.flight.mode == FORCE and hard > 0)
+            kept = await node.remote.commit(self.port, lease, record, self.flight.mode == FORCE and hard > 0)
         except RemoteDown:
             kept, epoch = True, 0  # it may be stored or not: the next read asks Redis
-            node.timer.abandon(self.lease)
+            node.timer.abandon(lease)
         except RemoteRefused:
             kept = True
             node.count("bypass_refused")
-            node.timer.abandon(self.lease)
+            node.timer.abandon(lease)
         else:
             self.stored = kept
             if kept:
@@ -485,7 +484,7 @@ class Leader:
         outcome = answer(value, "loaded", sent)
         if not kept or not hard:
             return outcome, None
-        return outcome, self._fill(value, size, sent, fresh, hard, delta, epoch, self.lease.id)
+        return outcome, self._fill(value, size, sent, fresh, hard, delta, epoch, lease.id)
 
     async def _load_failed(self, error: BaseException) -> Ending:
         node, policy = self.node, self.policy

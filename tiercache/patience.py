@@ -6,9 +6,10 @@ from typing import Literal, NamedTuple
 from tiercache import events
 from tiercache.errors import LoadTimeout
 from tiercache.local.flight import Flight
+from tiercache.local.outcome import Outcome
 from tiercache.local.table import Raises
 from tiercache.policy import Policy
-from tiercache.port import Node, Old, Outcome
+from tiercache.port import Node, Old
 
 
 def tail(policy: Policy) -> float:

@@ -4,7 +4,6 @@ This file is longer than others because it is the whole vocabulary of the flow, 
 """
 
 import contextvars
-import copy
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -15,68 +14,19 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from tiercache.events import Event, Invalidated, Listeners
 from tiercache.local.flight import Flight
+from tiercache.local.outcome import Outcome, answer
 from tiercache.local.record import Found, Record
 from tiercache.local.store import Entry
-from tiercache.local.table import Raises, Table
+from tiercache.local.table import Table
 from tiercache.policy import Policy
 from tiercache.result import Source
 
 BIRTHS = 10_000  # entries of tier 1 whose age is known
 
 
-class Outcome:
-    """How a call or a flight ended: with a value or with an error to raise.
-
-    `born` is when the value was stored, None if nobody knows; `failure` is why a stale one serves, if a load failed.
-    """
-
-    __slots__ = ("born", "error", "failure", "source", "stale", "value")
-
-    def __init__(
-        self,
-        value: Any = None,
-        error: BaseException | None = None,
-        *,
-        source: Source = "loaded",
-        born: float | None = None,
-    ) -> None:
-        self.value = value
-        self.error = error
-        self.source = source
-        self.born = born
-        self.stale = False
-        self.failure: BaseException | None = None
-
-    def shared(self) -> "Outcome":
-        """For another caller: the same value, or its own copy of the error, caused by the original."""
-        if self.error is None:
-            return self
-        try:
-            twin = copy.copy(self.error)
-        except Exception:  # an exception whose constructor wants what its args do not hold
-            return self
-        if type(twin) is not type(self.error):
-            return self
-        twin.__cause__ = self.error
-        return Outcome(error=twin)
-
-    def followed(self) -> "Outcome":
-        """For who joined the flight: what was loaded, was waited for."""
-        if self.source != "loaded" or self.error is not None or self is AGAIN:
-            return self
-        return Outcome(self.value, source="waited", born=self.born)
-
-
 Loader: TypeAlias = Callable[[], Any]
 # What tier 1 keeps: value, fresh, hard, verify (monotonic ends), delta, beta, epoch, record id, weight.
 Fill: TypeAlias = tuple[Any, float, float, float, float, float, int, bytes, int]
-
-AGAIN = Outcome()  # the flight ended without an answer: ask the table again
-
-
-def answer(value: Any, source: Source = "local", born: float | None = None) -> Outcome:
-    """The outcome that a cached value stands for."""
-    return Outcome(error=value.error) if isinstance(value, Raises) else Outcome(value, source=source, born=born)
 
 
 def is_async(loader: Callable[..., Any]) -> bool:
@@ -141,6 +91,7 @@ class Lease:
         self.ends = float("inf")
         self.overdue: Callable[[], object] | None = None
         self.lost = False
+        self.names: list[str] = []  # of its key in tier 2, once they are needed
 
     @property
     def id(self) -> bytes:

@@ -100,7 +100,7 @@ class Process:
 
     def aio(self) -> "AioPort":
         """A port for one async call, on the running loop."""
-        return self.loops().port(self.node)
+        return (self._loops or self.loops()).port(self.node)
 
     def loops(self) -> "Loops":
         if self._loops is None:

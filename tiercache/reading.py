@@ -5,9 +5,10 @@ from typing import Any
 
 from tiercache.errors import CodecError
 from tiercache.local.flight import Flight
+from tiercache.local.outcome import Outcome, answer
 from tiercache.local.record import Found, Record
 from tiercache.policy import Policy
-from tiercache.port import Fill, Node, Old, Outcome, answer
+from tiercache.port import Fill, Node, Old
 
 log = logging.getLogger("tiercache")
 

@@ -5,7 +5,7 @@ from typing import Any
 from tiercache.codec import Codec
 from tiercache.compression import compress, decompress
 from tiercache.errors import CodecError
-from tiercache.local.record import ERROR, JOB, NONE, VALUE, Record, unpack
+from tiercache.local.record import ERROR, JOB, NONE, VALUE, Record, milliseconds, unpack
 from tiercache.local.table import Raises
 from tiercache.policy import Policy
 from tiercache.signing import Signer, bare_record
@@ -51,9 +51,9 @@ class Values:
             kind=kind,
             codec=self.codec.id,
             compression=compression,
-            fresh_ms=_ms(fresh),
-            hard_ms=_ms(hard),
-            delta_ms=min(_ms(delta), 2**32 - 1),
+            fresh_ms=milliseconds(fresh),
+            hard_ms=milliseconds(hard),
+            delta_ms=min(milliseconds(delta), 2**32 - 1),
             id=id,
             payload=small,
         )
@@ -144,10 +144,6 @@ def _find(cls: type[Exception], name: str) -> type[Exception] | None:
 
 def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _ms(seconds: float) -> int:
-    return max(0, round(seconds * 1000))
 
 
 def estimate(value: Any, depth: int = 4) -> int:

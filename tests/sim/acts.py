@@ -13,7 +13,7 @@ from sim.network import FENCED
 from sim.truth import Truth
 from tiercache import LoadFailed, LoadTimeout, ReentrantLoadError, RemoteUnavailable, flow
 from tiercache.contrib.swap import ABSENT, Step, swap
-from tiercache.port import AGAIN
+from tiercache.local.outcome import AGAIN
 
 
 class Boom(Exception):

@@ -11,7 +11,8 @@ from sim.truth import Truth
 from tiercache import Cache, Policy, flow
 from tiercache.aio import AioPort
 from tiercache.local.flight import Flight
-from tiercache.port import Fly, Loader, Outcome, Place, loading
+from tiercache.local.outcome import Outcome
+from tiercache.port import Fly, Loader, Place, loading
 from tiercache.remote.timer import Timer
 
 

@@ -11,6 +11,7 @@ Integers are big-endian. A record whose magic or length is wrong is absent for e
 of a signed record ends with its tag (signing.py).
 """
 cimport cython
+from libc.math cimport rint
 from libc.string cimport memcmp
 
 import struct
@@ -119,6 +120,11 @@ cdef inline unsigned long long number(const unsigned char* at, int size) noexcep
     for n in range(size):
         value = value << 8 | at[n]
     return value
+
+
+def milliseconds(double seconds):
+    """Seconds as lifetimes are stored: rounded, and not below 0."""
+    return <unsigned long long>rint(max(0.0, seconds * 1000))
 
 
 def unpack(bytes data not None):

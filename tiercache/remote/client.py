@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgpack  # type: ignore[import-untyped]
 
-from tiercache.local.record import HEADER, Found, Record
+from tiercache.local.record import HEADER, Found, Record, milliseconds
 from tiercache.policy import Policy
 from tiercache.port import Busy, Cooldown, Granted, Hit, Lease, Port, RemoteDown, RemoteRefused
 from tiercache.remote import answers
@@ -95,8 +95,10 @@ class RedisRemote:
     # The lease.
 
     def _keys(self, lease: Lease) -> list[str]:
-        names, key = self.names, lease.key
-        return [names.value(key), names.lease(key), names.failure(key), names.staging(key, lease.token)]
+        if not lease.names:
+            names, key = self.names, lease.key
+            lease.names = [names.value(key), names.lease(key), names.failure(key), names.staging(key, lease.token)]
+        return lease.names
 
     async def acquire(self, io: Port, lease: Lease, known: bytes, listen: bool) -> Granted | Hit | Busy | Cooldown:
         """One election; with `listen`, a BUSY registers this process's inbox in the same step.
@@ -107,7 +109,7 @@ class RedisRemote:
         inbox = self.process.hex() if listen else ""
         for last in (False, True):
             lease.attempt += 1
-            args = (lease.token, lease.attempt, inbox, _ms(lease.seconds), known)
+            args = (lease.token, lease.attempt, inbox, milliseconds(lease.seconds), known)
             try:
                 [reply] = await self._calls.call(io, [c.evalsha(c.ACQUIRE, self._keys(lease), *args)], retry=False)
             except RemoteDown:
@@ -128,7 +130,7 @@ class RedisRemote:
         inline = pushed or len(packed) <= c.INLINE
         keys = self._keys(lease)
         staged = not inline and record.hard_ms
-        commands: list[c.Command] = [("SET", keys[3], packed, "PX", _ms(lease.seconds))] if staged else []
+        commands: list[c.Command] = [("SET", keys[3], packed, "PX", milliseconds(lease.seconds))] if staged else []
         commands.append(
             c.evalsha(
                 c.COMMIT,
@@ -153,7 +155,10 @@ class RedisRemote:
         """Renew leases in one round trip. False in the place of each that is lost."""
         replies = await self._calls.call(
             io,
-            [c.evalsha(c.RENEW, [self.names.lease(lease.key)], lease.token, _ms(lease.seconds)) for lease in leases],
+            [
+                c.evalsha(c.RENEW, [self.names.lease(lease.key)], lease.token, milliseconds(lease.seconds))
+                for lease in leases
+            ],
         )
         return [self._kept(reply) for reply in replies]
 
@@ -169,7 +174,7 @@ class RedisRemote:
         kind, base, most, name, text = "retry", 0, 0, "", ""
         if error is not None and policy is not None:
             kind, name, text = "failed", type(error).__name__[:200], _described(error)
-            base, most = _ms(policy.error_backoff), _ms(policy.error_backoff_max)
+            base, most = milliseconds(policy.error_backoff), milliseconds(policy.error_backoff_max)
         args = (lease.token, kind, lease.key, base, most, name, text.encode(errors="replace"))
         [reply] = await self._calls.call(io, [c.evalsha(c.RELEASE, self._keys(lease)[1:], *args)])
         return self._calls.parsed(answers.pause, reply)
@@ -237,7 +242,3 @@ def _described(error: BaseException) -> str:
         return str(error)[:200]
     except Exception:  # an exception that can't say what it is
         return ""
-
-
-def _ms(seconds: float) -> int:
-    return max(0, round(seconds * 1000))

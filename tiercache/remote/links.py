@@ -187,7 +187,10 @@ class Links:
         """
         out = None
         while out is None:
-            link = self._take(timeout)
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                link = self._take(timeout)
             try:
                 out = link.exchange(packed, replies, timeout, self._limit)
             except BaseException:  # a connection with a half-read reply is never used again

@@ -53,7 +53,7 @@ def pack(*words: bytes | str | int) -> bytes:
 
 def pack_all(commands: Iterable[tuple[bytes | str | int, ...]]) -> bytes:
     """Several commands, to be sent in one write."""
-    return b"".join(pack(*command) for command in commands)
+    return b"".join([pack(*command) for command in commands])
 
 
 def reader() -> Any:
