@@ -1,8 +1,8 @@
 """The connections of one event loop: redis-py connects, then the transport is ours.
 
-Reads and scripts of all tasks share one: the first is written at once, those of one turn of the loop in one write,
-and the answers come in order. A cancelled caller keeps its place in the queue, so nobody gets another's answer; a
-connection that misses a deadline is dropped. While one is laden with a large value, others use another.
+Reads and scripts of all tasks share one: those of one turn of the loop are one write, and the answers come in order.
+Who was alone lately is written at once. A cancelled caller keeps its place in the queue, so nobody gets another's
+answer; a connection that misses a deadline is dropped. While one is laden with a large value, others use another.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
 from tiercache.remote.links import GRACE, Unanswered, allowance, is_demoted
-from tiercache.remote.resp import INCOMPLETE, MALFORMED, reader
+from tiercache.remote.resp import INCOMPLETE, MALFORMED, Refusal, reader
 
 T = TypeVar("T")
 BATCH = 512  # requests in one write: more would make Redis keep other clients waiting
@@ -60,7 +60,8 @@ class LoopLink(asyncio.Protocol):
         self._limit = limit
         self._reader = reader()
         self._waiting: deque[Waiting] = deque()
-        self._unsent: list[tuple[bytes, Waiting, float]] = []  # written in the loop's next turn
+        self._unsent: list[tuple[bytes, Waiting, float]] = []  # written when this turn of the loop is over
+        self._crowded = False  # the last to be written was not alone: nor will the next be
         self._moved = 0  # bytes received so far
         self._head_at = 0  # how many had been when the first in the queue became the first
         self._watch: asyncio.TimerHandle | None = None  # looks for who is overdue
@@ -82,14 +83,15 @@ class LoopLink(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._full = False
 
-    async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
-        """Send with others and read that many replies; raises Unanswered."""
+    def exchange(self, packed: bytes, replies: int, timeout: float) -> "asyncio.Future[list[Any]]":
+        """Send with others and read that many replies; it, or the future, raises Unanswered."""
         if self.closed:
             raise Unanswered("the connection is lost")
         deadline = self._loop.time() + timeout
         waiting = Waiting(self._loop.create_future(), replies, len(packed), self._moved, deadline)
         if not self._waiting:
             self._head_at = self._moved
+        if not self._waiting and not self._crowded:
             self._transport.write(packed)
         else:
             if not self._unsent:
@@ -98,10 +100,11 @@ class LoopLink(asyncio.Protocol):
         self._waiting.append(waiting)
         if self._watch is None or deadline < self._watch.when():
             self._look_at(deadline)
-        return await waiting.future
+        return waiting.future
 
     def _send(self) -> None:
         batch, self._unsent = self._unsent[:BATCH], self._unsent[BATCH:]
+        self._crowded = len(self._waiting) > 1
         now = self._loop.time()
         for _, waiting, timeout in batch:  # a turn of the loop may take long, which is no fault of Redis
             waiting.deadline = now + timeout
@@ -134,13 +137,14 @@ class LoopLink(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while self._waiting and (reply := self._reader.gets()) is not INCOMPLETE:
+                if type(reply) is Refusal and is_demoted(reply):
+                    self.closed = True
                 first = self._waiting[0]
                 first.replies.append(reply)
                 first.left -= 1
                 self._head_at = self._moved
                 if not first.left:
                     self._waiting.popleft()
-                    self.closed = self.closed or is_demoted(first.replies)
                     if not first.future.done():
                         first.future.set_result(first.replies)
         except MALFORMED as error:

@@ -81,7 +81,7 @@ def oversized(left: Any, head: Any) -> Found:
 
 def present(left: Any, data: Any) -> bool:
     """Does something with a lifetime stand there?"""
-    return isinstance(left, int) and left > 0 and isinstance(data, bytes)
+    return type(left) is int and left > 0 and type(data) is bytes
 
 
 def seconds(ms: Any) -> float:

@@ -37,9 +37,9 @@ def allowance(size: int) -> float:
     return 0.01 * -(-size // 100_000)
 
 
-def is_demoted(replies: list[Any]) -> bool:
-    """Do they come from a primary that has become a replica? Its address may lead to the new one by now."""
-    return Refusal in map(type, replies) and any(type(each) is Refusal and each.code == "READONLY" for each in replies)
+def is_demoted(reply: Any) -> bool:
+    """Does it come from a primary that has become a replica? Its address may lead to the new one by now."""
+    return type(reply) is Refusal and reply.code == "READONLY"
 
 
 class Link:
@@ -60,6 +60,7 @@ class Link:
         self._pending: Callable[[], int] = getattr(self._socket, "pending", int)  # what TLS has decrypted already
         self._fd = self._socket.fileno() if type(self._socket) is socket.socket else -1  # -1: TLS, or the user's own
         self._used = False
+        self.demoted = False  # it is a replica's by now
         self._reader = reader()
         self._gets = self._reader.gets
         self._poller = select.poll()
@@ -114,6 +115,8 @@ class Link:
                     self._reader.feed(data)
                 while (reply := self._gets()) is not INCOMPLETE:
                     out.append(reply)
+                    if type(reply) is Refusal and is_demoted(reply):
+                        self.demoted = True
                     if len(out) == replies:
                         return out
                     size += received
@@ -199,7 +202,7 @@ class Links:
                 raise
             if out is None:
                 self._lose(link)
-        if is_demoted(out):
+        if link.demoted:
             self._lose(link)
             self.drop_idle()
             return out
