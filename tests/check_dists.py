@@ -23,8 +23,8 @@ SCRIPTS = {
 STUBS = {
     f"tiercache/local/{name}.pyi"
     for name in (
-        *("alias", "face", "flight", "lru", "outcome", "ready"),
-        *("record", "store", "table", "trip", "warmth", "xfetch"),
+        *("alias", "face", "flight", "lru", "outcome", "packing"),
+        *("ready", "record", "store", "table", "trip", "warmth", "xfetch"),
     )
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the compiled modules with AddressSanitizer and UndefinedBehaviorSanitizer in a temporary copy and runs the
-# tests of tier 1 on them. Needs gcc with libasan and libubsan, and no root.
+# tests of what is compiled on them. Needs gcc with libasan and libubsan, and no root.
 # Usage: bash tests/sanitizer.sh [pytest arguments]       PYTHON=... chooses an interpreter that has the test extra.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,5 +39,5 @@ where = pathlib.Path(tiercache.local.table.__file__)
 assert where.is_relative_to(pathlib.Path.cwd()), f"the modules under test are not the sanitized ones: {where}"
 PY
 "$python" -m pytest -q -p no:cacheprovider -p no:benchmark \
-    tests/test_table.py tests/test_lru.py tests/test_flight.py tests/test_xfetch.py tests/test_face.py tests/test_trip.py \
-    tests/test_awaitables.py tests/test_refcounts.py tests/test_stress.py "$@"
+    tests/test_table.py tests/test_lru.py tests/test_flight.py tests/test_xfetch.py tests/test_face.py \
+    tests/test_awaitables.py tests/test_refcounts.py tests/test_stress.py tests/test_trip.py tests/test_records.py "$@"

@@ -14,6 +14,7 @@ from tiercache.local.face import Call, Face, by_vectorcall
 from tiercache.local.flight import Flight
 from tiercache.local.foreign import Foreign
 from tiercache.local.lru import LRU
+from tiercache.local.packing import pack
 from tiercache.local.ready import Ready
 from tiercache.local.record import Found, Record, milliseconds, unpack
 from tiercache.local.table import Mode, Raises, Table
@@ -175,6 +176,7 @@ NUMBERED: dict[str, Callable[[Table, Any], object]] = {
     "what is found": lambda table, bad: Found(bad, 1.0),
     "its rest": lambda table, bad: Found(RECORD, bad),
     "unpack": lambda table, bad: unpack(bad),
+    "pack": lambda table, bad: pack(b"GET", "x", bad, "\ud800"),
     "milliseconds": lambda table, bad: milliseconds(bad),
     "trip's socket": lambda table, bad: trip(bad, b"q", 1.0),
     "trip's question": lambda table, bad: trip(-1, bad, 1.0),

@@ -115,14 +115,27 @@ def test_the_python_reader_bounds_what_it_keeps(data: bytes) -> None:
         reader.gets()
 
 
-def test_commands_are_packed_as_strings(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_are_packed_as_strings(make: Any) -> None:
     """Bytes, text and numbers go as bulk strings; several commands in one write."""
-    if make is Reader:
-        monkeypatch.setattr(resp, "hiredis", None)
     assert pack("SET", b"\x00\r\n", 5, "é") == b"*4\r\n$3\r\nSET\r\n$3\r\n\x00\r\n\r\n$1\r\n5\r\n$2\r\n\xc3\xa9\r\n"
     reader = make()
     reader.feed(pack_all([("GET", "a"), ("GET", "b")]))
     assert [reader.gets(), reader.gets()] == [[b"GET", b"a"], [b"GET", b"b"]]
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 99, 100, 65_536, 1_000_000])
+def test_a_command_of_any_size_comes_back(make: Any, size: int) -> None:
+    """However many digits its numbers have."""
+    reader = make()
+    reader.feed(pack(b"x" * size, *range(8, 102), -(10**30), b"end"))
+    assert reader.gets() == [b"x" * size, *(b"%d" % n for n in range(8, 102)), b"-1" + b"0" * 30, b"end"]
+    assert not reader.has_data()
+
+
+def test_a_word_that_is_no_text_is_an_error() -> None:
+    """And nothing is packed."""
+    with pytest.raises(UnicodeEncodeError):
+        pack("GET", "\ud800")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ UNKNOWN_KIND = 255  # stands in for a record that is too large to be fetched
 def election(reply: Any) -> Granted | Hit | Busy | Cooldown:
     """The answer of acquire."""
     match reply:
-        case [b"GRANTED", int(attempt)]:
+        case [b"GRANTED", attempt] if isinstance(attempt, int):
             return Granted(attempt)
         case [b"HIT"]:
             return Hit()

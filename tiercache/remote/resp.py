@@ -1,11 +1,13 @@
 """RESP2 on the wire: packs commands, reads replies, does no I/O.
 
-hiredis does both if it is installed (extra `fast`); else this page, with the same methods.
+hiredis reads if it is installed (extra `fast`); else this page, with the same methods.
 """
 
 import re
 from collections.abc import Iterable
 from typing import Any
+
+from tiercache.local.packing import pack as pack
 
 try:
     import hiredis  # type: ignore[import-not-found,unused-ignore]
@@ -38,17 +40,6 @@ class Malformed(Exception):
 
 MALFORMED = (Malformed, MemoryError, TypeError)  # what a reader raises for it: hiredis has errors of its own too
 INCOMPLETE = object()
-
-
-def pack(*words: bytes | str | int) -> bytes:
-    """One command."""
-    if hiredis is not None:
-        return hiredis.pack_command(words)  # type: ignore[no-any-return,arg-type,unused-ignore]
-    out = [b"*%d\r\n" % len(words)]
-    for word in words:
-        data = word if isinstance(word, bytes) else str(word).encode()
-        out.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(out)
 
 
 def pack_all(commands: Iterable[tuple[bytes | str | int, ...]]) -> bytes:
