@@ -16,9 +16,9 @@ import tiercache.worker
 from tiercache import Cache, Policy
 from tiercache.blocking import run
 from tiercache.leader import Leader
+from tiercache.local.record import VALUE, Record
 from tiercache.local.table import Mode, Verdict
 from tiercache.port import Granted, Lease
-from tiercache.local.record import VALUE, Record
 from tiercache.remote import jobs
 from tiercache.remote.jobs import GROUP, KEPT
 from tiercache.testing import MemoryCache

@@ -20,10 +20,11 @@ from typing import NamedTuple
 from tiercache import events
 from tiercache.leader import Leader, behind
 from tiercache.local.flight import Flight
+from tiercache.local.outcome import Outcome
 from tiercache.local.store import Entry
 from tiercache.local.table import Mode, Verdict
 from tiercache.policy import Policy
-from tiercache.port import Fill, Loader, Node, Outcome, Place, Port
+from tiercache.port import Fill, Loader, Node, Place, Port
 
 DUE, AHEAD = int(Verdict.DUE), int(Mode.AHEAD)
 MOST = 10_000  # keys that are watched at once

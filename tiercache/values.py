@@ -87,7 +87,7 @@ class Values:
         payload = self.codec.encode(job)
         if len(payload) > LARGEST_JOB:
             raise CodecError(f"its arguments are {len(payload):,} bytes encoded; {LARGEST_JOB:,} can be sent")
-        record = Record(JOB, self.codec.id, 0, 0, _ms(use), min(_ms(delta), 2**32 - 1), id, payload)
+        record = Record(JOB, self.codec.id, 0, 0, milliseconds(use), min(milliseconds(delta), 2**32 - 1), id, payload)
         return record if self._signer is None else self._signer.sign(key, record)
 
     def open_job(self, key: str, data: bytes) -> tuple[Record, Any]:

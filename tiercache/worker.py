@@ -27,8 +27,9 @@ from tiercache.delegation import Called
 from tiercache.errors import CodecError
 from tiercache.leader import Ending, Leader
 from tiercache.local.flight import Flight
+from tiercache.local.outcome import Outcome
 from tiercache.policy import Policy
-from tiercache.port import Busy, Cooldown, Granted, Hit, Old, Outcome, RemoteDown, RemoteRefused, keep
+from tiercache.port import Busy, Cooldown, Granted, Hit, Old, RemoteDown, RemoteRefused, keep
 from tiercache.remote.calls import Oversized
 from tiercache.remote.jobs import BEAT, RIGHTS, Job
 from tiercache.remote.links import Unanswered

@@ -8,8 +8,8 @@ one consumer, so that none leaves a name behind. The stream ends with its worker
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from tiercache.port import Port, RemoteRefused
 from tiercache.local.record import Record
+from tiercache.port import Port, RemoteRefused
 from tiercache.remote import answers
 from tiercache.remote import commands as c
 from tiercache.remote.calls import Calls
