@@ -27,12 +27,14 @@ MUTANTS = [
             slot.clear()
         sent, epoch = node.now(), node.table.stamp()
         try:
-            reply = await node.remote.acquire(self.port, self.lease, self.known, slot is not None and node.listens())
+            listen = slot is not None and node.listens()
+            reply = self.reply = await node.remote.acquire(self.port, self.lease, self.known, listen)
 """,
         """\
         sent, epoch = node.now(), node.table.stamp()
         try:
-            reply = await node.remote.acquire(self.port, self.lease, self.known, slot is not None and node.listens())
+            listen = slot is not None and node.listens()
+            reply = self.reply = await node.remote.acquire(self.port, self.lease, self.known, listen)
             if slot is not None:
                 slot.clear()
 """,

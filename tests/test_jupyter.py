@@ -118,7 +118,7 @@ def test_a_cell_that_is_run_again_piles_nothing_up(world: tuple[Path, Supplier, 
             assert notebook.shows("[await load_item(1), load_offer()]") == [ITEMS[1], OFFER]
         until(lambda: len(client.client_list()) <= connections, "the end of the old connections")
         threads = "import threading; sorted(t.name for t in threading.enumerate() if t.name.startswith('tiercache-'))"
-        until(lambda: notebook.shows(threads) == ["tiercache-inbox"], "the end of the old threads")
+        until(lambda: notebook.shows(threads) == ["tiercache-inbox", "tiercache-timer"], "the end of the old threads")
 
 
 def test_an_interrupted_cell_gives_its_lease_back(world: tuple[Path, Supplier, RedisServer]) -> None:
