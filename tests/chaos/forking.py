@@ -217,8 +217,10 @@ def forks_amid_a_call(pipe: Any, url: str, namespace: str, policy: dict[str, Any
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(cache.get("k")))
     thread.start()
-    while "receive" not in _functions(thread.ident):
-        time.sleep(0.001)
+    waits = 0  # looks in a row that found the thread where it sends and waits
+    while waits < 20:
+        time.sleep(0.005)
+        waits = waits + 1 if _function(thread.ident) == "exchange" else 0
     child, ended = launched("os.fork", says_what_it_shares, own)
     pipe.send(heard(child))
     thread.join(SOON)
@@ -265,9 +267,6 @@ def says_what_it_shares(pipe: Connection, masters: set[str]) -> None:
     pipe.send(sockets() & masters)
 
 
-def _functions(ident: int | None) -> set[str]:
-    names, frame = set(), sys._current_frames().get(ident or 0)
-    while frame is not None:
-        names.add(frame.f_code.co_name)
-        frame = frame.f_back
-    return names
+def _function(ident: int | None) -> str:
+    frame = sys._current_frames().get(ident or 0)
+    return "" if frame is None else frame.f_code.co_name
