@@ -11,7 +11,8 @@
     load ── commit ──▶ stored: done          load ── error ──▶ failed
 
 A job that was taken is pending in Redis until it comes to one of these ends; while it is held here, it is claimed again
-and again, so what a dead worker has held is taken by another.
+and again, so what a dead worker has held is taken by another. This file is longer than others because what begins,
+holds and ends the jobs of a worker is read together.
 """
 
 import asyncio

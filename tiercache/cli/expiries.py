@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tiercache.cli.plot import save
 from tiercache.cli.popular import ARMS, Course, Plan, Seen, Watcher
+from tiercache.cli.report import empty_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,19 +77,13 @@ def shortcomings(courses: list[Course]) -> list[str]:
 
 def print_table(courses: list[Course], plan: Plan, console: "Console") -> None:
     """The table of all arms, and what it needs to be read."""
-    from rich import box
-    from rich.table import Table
-
     console.print(
         f"\n{plan.processes} processes x {plan.callers} callers ask for one item about "
         f"{plan.processes * plan.callers * plan.pace:.0f} times a second for {plan.seconds:.0f} s;\n"
         f"its ttl is {plan.ttl:g} s, its loader takes {plan.load:g} s",
         highlight=False,
     )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    table.add_column("arm", no_wrap=True)
-    for heading in ("calls", "renewals", "waited for", "waited", "p99.9", "longest"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = empty_table("calls", "renewals", "waited for", "waited", "p99.9", "longest")
     for course in courses:
         found = figures(course)
         counts = (found.calls, found.renewals, found.waited_for, found.waited)

@@ -14,6 +14,7 @@ from tiercache.cli.herd import Plan, Result
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -69,20 +70,26 @@ def shortcomings(results: list[Result], plan: Plan) -> list[str]:
     return lines
 
 
-def print_table(results: list[Result], plan: Plan, console: "Console") -> None:
-    """The table of all arms, and what it needs to be read."""
+def empty_table(*headings: str) -> "Table":
+    """A table with a row for each arm to come, and these columns of figures."""
     from rich import box
     from rich.table import Table
 
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("arm", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def print_table(results: list[Result], plan: Plan, console: "Console") -> None:
+    """The table of all arms, and what it needs to be read."""
     console.print(
         f"\n{plan.processes} processes x {plan.callers} callers ask for one expired item; "
         f"its query takes {plan.query_seconds * 1000:.0f} ms alone",
         highlight=False,
     )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
-    table.add_column("arm", no_wrap=True)
-    for heading in ("queries", "median", "p99", "last", "answered", "commands"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = empty_table("queries", "median", "p99", "last", "answered", "commands")
     for result in results:
         table.add_row(result.title, *_cells(figures(result, plan)))
     console.print(table)
