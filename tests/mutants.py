@@ -427,9 +427,23 @@ MUTANTS = [
     Mutant(
         "a refresh by the caller knows no timeout",
         "flow.py",
-        "        outcome = await _join(port, flight, loader, policy, ends)\n    return present",
-        "        outcome = await _join(port, flight, loader, policy, PATIENT)\n    return present",
+        "        outcome = await _join(port, flight, loader, policy, ends, _limit(port, policy, ends))\n",
+        "        outcome = await _join(port, flight, loader, policy, PATIENT, _limit(port, policy, PATIENT))\n",
         caught_by="tests/test_aio.py::test_a_refresh_by_the_caller_keeps_the_callers_timeout",
+    ),
+    Mutant(
+        "an interrupted task leaves those behind it waiting",
+        "aio.py",
+        "            if self._waiting:  # a task was interrupted\n",
+        "            if False:\n",
+        caught_by="tests/test_aio.py::test_a_task_that_ends_the_program_leaves_nobody_waiting",
+    ),
+    Mutant(
+        "who followed a flight that gave no answer gets what is none",
+        "flow.py",
+        "    if outcome is AGAIN:\n        return await get_or_load(port, flight.key",
+        "    if False:\n        return await get_or_load(port, flight.key",
+        caught_by="tests/test_aio.py::test_who_followed_a_load_that_ended_without_answer_asks_again",
     ),
     Mutant(
         "a refused load is kept nowhere",

@@ -124,6 +124,58 @@ def test_a_cancelled_caller_takes_the_result_from_nobody() -> None:
     asyncio.run(main())
 
 
+def test_a_task_that_ends_the_program_leaves_nobody_waiting() -> None:
+    """SystemExit in one of those that a load lets go on stops the loop; when it runs again, the others go on."""
+    went: list[int] = []
+    cache, gate = MemoryCache(), AsyncGate()
+
+    async def call(number: int) -> None:
+        await cache.aget_or_load("k", gate)
+        went.append(number)
+        if number == 3:
+            raise SystemExit(number)
+
+    async def main() -> list[asyncio.Task[None]]:
+        tasks = [asyncio.create_task(call(number)) for number in range(10)]
+        await joined(cache, 9)
+        gate.go.set()
+        return tasks
+
+    async def rest(tasks: list[asyncio.Task[None]]) -> None:
+        async with asyncio.timeout(60):
+            await asyncio.wait(tasks)
+        await cache.aclose()
+
+    with asyncio.Runner() as runner:
+        tasks = runner.run(main())
+        with pytest.raises(SystemExit):
+            runner.run(asyncio.sleep(60))
+        runner.run(rest(tasks))
+    assert sorted(went) == list(range(10))
+
+
+def test_who_followed_a_load_that_ended_without_answer_asks_again() -> None:
+    """The task that loads is cancelled from outside; those who followed it load once more, together."""
+
+    async def main() -> None:
+        cache, gate, again = MemoryCache(), AsyncGate(), AsyncGate()
+        first = asyncio.create_task(cache.aget_or_load("k", gate))
+        await gate.running.wait()
+        others = [asyncio.create_task(cache.aget_or_load("k", again)) for _ in range(10)]
+        await joined(cache, 10)
+        for task in cache._process.loops().tasks:
+            task.cancel()
+        await again.running.wait()
+        again.go.set()
+        assert await asyncio.gather(*others) == [1] * 10
+        assert again.runs == 1
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await cache.aclose()
+
+    asyncio.run(main())
+
+
 def test_a_load_that_nobody_waits_for_is_cancelled() -> None:
     """When the last caller has left, the lease goes back and the next caller loads at once."""
 

@@ -50,8 +50,8 @@ MAY_IMPORT = {
     "aio": "errors local policy port remote wire workers",
     "decorator": "delegation errors keys local policy port",
     "process": "ahead aio aio_link alone blocking errors events local policy port remote values wire workers",
-    "cache": "aio blocking codec decorator errors events flow hot keys loaded local policy port process remote result "
-    "settings signing values wire",
+    "cache": "aio blocking codec decorator delegation errors events flow hot keys loaded local policy port process "
+    "remote result settings signing values wire",
     "worker": "blocking cache delegation errors leader local policy port remote",
     "testing": "cache local remote",
     "contrib": "blocking cache errors local policy port reading remote signing",

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from tiercache.errors import CacheClosed
 from tiercache.local.flight import Flight
 from tiercache.local.outcome import AGAIN, Outcome
+from tiercache.local.waiter import Waiter, end_all
 from tiercache.policy import Policy
 from tiercache.port import Fly, Loader, Message, Node, Place, Slot, is_async, loading
 from tiercache.remote.links import Unanswered
@@ -77,20 +78,20 @@ class Loops:
 
 
 class LoopWaker:
-    """Wakes every task of one loop that waits for one flight, by one call into the loop; one timer for them all."""
+    """Wakes every task of one loop that waits for one flight, by one call of the loop; one timer for them all."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: list[tuple[float, asyncio.Future[None]]] = []
+        self._waiting: list[Waiter] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, seconds: float) -> "asyncio.Future[None]":
-        """A future that is done when the flight is settled, or after so many seconds."""
-        until, future = self._loop.time() + max(0.0, min(seconds, _LONGEST)), self._loop.create_future()
-        self._waiting.append((until, future))
-        if self._timer is None or until < self._timer.when():
-            self._look_at(until)
-        return future
+    def add(self, seconds: float) -> Waiter:
+        """What ends when the flight is settled, or after so many seconds."""
+        waiter = Waiter(self._loop, self._loop.time() + max(0.0, min(seconds, _LONGEST)), asyncio.CancelledError)
+        self._waiting.append(waiter)
+        if self._timer is None or waiter.until < self._timer.when():
+            self._look_at(waiter.until)
+        return waiter
 
     def _look_at(self, when: float) -> None:
         if self._timer is not None:
@@ -99,25 +100,27 @@ class LoopWaker:
 
     def _look(self) -> None:
         now, waiting, self._timer = self._loop.time(), self._waiting, None
-        self._waiting = [each for each in waiting if each[0] > now and not each[1].done()]
-        for until, future in waiting:
-            if until <= now:
-                _set(future)
+        self._waiting = [each for each in waiting if each.until > now and not each.done()]
+        for each in waiting:
+            if each.until <= now:
+                each.end()
         if self._waiting:  # not for each of many that end one after the other
-            self._look_at(max(now + 0.001, min(until for until, _ in self._waiting)))
+            self._look_at(max(now + 0.001, min(each.until for each in self._waiting)))
 
     def __call__(self) -> None:
         if asyncio._get_running_loop() is self._loop:
-            self._wake()
+            self._loop.call_soon(self._wake)  # not in the step of the task that runs
         else:
             self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for _, future in self._waiting:
-            if not future.done():
-                future.set_result(None)
+        try:
+            end_all(self._waiting)
+        finally:
+            if self._waiting:  # a task was interrupted
+                self._loop.call_soon(self._wake)
 
 
 def _set(future: "asyncio.Future[None]") -> None:
@@ -192,11 +195,16 @@ class AioPort:
         if not task.cancelled():
             task.exception()
 
-    async def join(self, flight: Flight, seconds: float) -> Outcome | None:
+    def follow(self, flight: Flight, seconds: float) -> Waiter | None:
+        """Begin to wait for a flight: what to await before one leaves it; None: it is settled."""
         waker = flight.follow(self._loop, LoopWaker(self._loop))
-        if waker is not None:
+        return None if waker is None else waker.add(seconds)
+
+    async def join(self, flight: Flight, seconds: float) -> Outcome | None:
+        waiting = self.follow(flight, seconds)
+        if waiting is not None:
             try:
-                await waker.add(seconds)
+                await waiting
             finally:
                 flight.leave()
             if not flight.settled:

@@ -14,12 +14,14 @@ from tiercache import flow
 from tiercache.blocking import run
 from tiercache.codec import Codec, MsgpackCodec
 from tiercache.decorator import Decorators
+from tiercache.delegation import Called
 from tiercache.errors import RemoteUnavailable
 from tiercache.events import Event
 from tiercache.hot import Hot
 from tiercache.keys import check_key
 from tiercache.loaded import Loaded
 from tiercache.local.face import Face, monotonic
+from tiercache.local.following import Following, outcome_of, value_of
 from tiercache.local.outcome import AGAIN, Outcome
 from tiercache.local.table import Mode, Table
 from tiercache.policy import Policy
@@ -149,22 +151,28 @@ class Cache(Face, Decorators):
     def _get_or_load(self, key: str, loader: Callable[[], Any], ttl: float | None, policy: dict[str, Any]) -> Any:
         return self._load(key, loader, self._derive(ttl, policy))
 
-    async def _aget_or_load(
+    def _aget_or_load(
         self, key: str, loader: Callable[[], Any], ttl: float | None, policy: dict[str, Any]
-    ) -> Any:
-        return await self._aload(key, loader, self._derive(ttl, policy))
+    ) -> Awaitable[Any]:
+        return self._aload(key, loader, self._derive(ttl, policy))
 
     def _load(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Any:
         return _value(self._outcome(key, loader, policy, mode), policy)
 
-    async def _aload(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Any:
-        return _value(await self._aoutcome(key, loader, policy, mode), policy)
+    def _aload(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Awaitable[Any]:
+        calling: Any = self._calling(key, loader, policy, mode)
+        if isinstance(loader, Called):
+            calling.__qualname__ = loader.name  # for warnings
+        value: Any = value_of(calling)
+        value.__qualname__ = calling.__qualname__  # for the names of tasks
+        return _copied(value) if policy.copy else value
 
     def _outcome(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Outcome:
         _check_loader(loader, blocking=True)
-        return run(flow.get_or_load(self._blocking(), self._wire(key), loader, policy, mode))
+        outcome: Any = run(flow.get_or_load(self._blocking(), self._wire(key), loader, policy, mode))
+        return outcome  # type: ignore[no-any-return]  # threads follow in the flow itself
 
-    async def _aoutcome(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Outcome:
+    async def _calling(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Outcome | Following:
         _check_loader(loader, blocking=False)
         return await flow.get_or_load(self._aio(), self._wire(key), loader, policy, mode)
 
@@ -202,7 +210,7 @@ class Cache(Face, Decorators):
         """Awaitable `lookup`."""
         derived = self._derive(ttl, policy)
         self._process.node.note_births()
-        return self._result(await self._aoutcome(key, loader, derived), derived)
+        return self._result(await outcome_of(self._calling(key, loader, derived)), derived)
 
     def _result(self, outcome: Outcome, policy: Policy) -> Result[Any]:
         value, born = _value(outcome, policy), outcome.born
@@ -467,6 +475,10 @@ def _value(outcome: Outcome, policy: Policy) -> Any:
     if outcome.error is not None:
         raise outcome.error
     return copy.deepcopy(outcome.value) if policy.copy else outcome.value
+
+
+async def _copied(value: Awaitable[T]) -> T:
+    return copy.deepcopy(await value)
 
 
 def _many(n: int) -> int:

@@ -7,7 +7,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Collection, Coroutine
-from types import CoroutineType, MethodType
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from tiercache.delegation import Called
@@ -85,7 +85,7 @@ class CachedFunction(Call, Generic[P, T]):
 
     def _loader(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
         loader = Called(self.__wrapped__, *args, **kwargs)
-        loader.label = self._maker.label
+        loader.name, loader.label = self._maker.name, self._maker.label
         return loader
 
     def _load(self, key: str, loader: Callable[[], Any]) -> Any:
@@ -152,10 +152,7 @@ class CachedCoroutineFunction(CachedFunction[P, T]):
         return await self._cache.arefresh(self._maker(args, kwargs), loader, **self._policy)
 
     def _load(self, key: str, loader: Callable[[], Any]) -> Any:
-        awaitable: Any = self._cache.aget_or_load(key, loader, **self._policy)
-        if isinstance(awaitable, CoroutineType):
-            awaitable.__qualname__ = self._maker.name  # for the names of tasks and for warnings
-        return awaitable
+        return self._cache.aget_or_load(key, loader, **self._policy)
 
     @overload
     def __get__(

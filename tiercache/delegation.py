@@ -20,8 +20,9 @@ LEAST = 0.1  # seconds that workers have, at least
 
 
 class Called(partial[Any]):
-    """The loader of one call of a cached function; `label` names the function in every process."""
+    """The loader of one call of a cached function; `label` names the function in every process, `name` is its own."""
 
+    name: str
     label: str
 
 

@@ -9,12 +9,14 @@ settlement; whoever is told JOIN waits for that. Every fill of tier 1 goes throu
 """
 
 import math
+from functools import partial
 from typing import Any
 
 from tiercache import events
 from tiercache.errors import LoadTimeout, ReentrantLoadError
 from tiercache.leader import Leader, behind
 from tiercache.local.flight import Flight
+from tiercache.local.following import Following
 from tiercache.local.outcome import AGAIN, Outcome, answer
 from tiercache.local.record import Found
 from tiercache.local.store import Entry
@@ -29,12 +31,14 @@ LOAD, READ, FORCE, WRITE, VERIFY, _ = map(int, Mode)
 BATCH = 512  # keys in one write
 
 
-async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode: int = LOAD) -> Outcome:
+async def get_or_load(
+    port: Port, key: str, loader: Loader, policy: Policy, mode: int = LOAD, ends: Deadlines | None = None
+) -> Outcome | Following:
     """The value of `key`, loaded if need be; `mode` FORCE loads whatever is cached."""
     node = port.node
     if not node.ready:
         await port.ready()
-    ends = _deadlines(node, policy, mode)
+    ends = ends or _deadlines(node, policy, mode)
     while True:
         verdict, *rest = node.table.probe(
             key, node.now(), node.draw(), policy.stale_while_revalidate, policy.beta, mode
@@ -59,7 +63,11 @@ async def get_or_load(port: Port, key: str, loader: Loader, policy: Policy, mode
             # A read ends with its caller, who keeps nobody waiting that way; a load outlives him.
             outcome = await leader.look_up() or await port.lead(flight, leader.flies_at, policy)
         if outcome is None:
-            outcome = await _join(port, flight, loader, policy, ends, mode)
+            limit = _limit(port, policy, ends)
+            if verdict == JOIN and port.on_loop and mode == LOAD and ends.soft >= limit:
+                rest = partial(_rest, port, flight, loader, policy, ends, limit)
+                return Following(flight, port, limit - node.now(), rest)
+            outcome = await _join(port, flight, loader, policy, ends, limit, mode)
         if verdict == LEAD and outcome is AGAIN:
             ends = ends._replace(soft=math.inf)  # what interrupts the loader shall reach this caller's frame
         if outcome is not AGAIN:
@@ -99,24 +107,38 @@ async def _due(port: Port, flight: Flight, loader: Loader, policy: Policy, ends:
         return present
     outcome = await port.lead(flight, fly, policy)
     if outcome is None:
-        outcome = await _join(port, flight, loader, policy, ends)
+        outcome = await _join(port, flight, loader, policy, ends, _limit(port, policy, ends))
     return present if outcome is AGAIN or isinstance(outcome.error, LoadTimeout) else outcome
 
 
+def _limit(port: Port, policy: Policy, ends: Deadlines) -> float:
+    """Until when to wait for somebody else's flight."""
+    node = port.node
+    # A load is given up max_load after it began, which may be some Redis time after this call did.
+    brief = node.nested() or port.blocks_a_loop()
+    return min(ends.until, node.now() + (policy.nested_wait if brief else policy.max_load + 2 * node.call_budget))
+
+
+async def _rest(
+    port: Port, flight: Flight, loader: Loader, policy: Policy, ends: Deadlines, limit: float
+) -> Outcome | Following:
+    """What a call gets that followed a flight until it was settled, or until its limit."""
+    outcome = await _join(port, flight, loader, policy, ends, limit)
+    if outcome is AGAIN:
+        return await get_or_load(port, flight.key, loader, policy, ends=ends)
+    return outcome.followed()
+
+
 async def _join(
-    port: Port, flight: Flight, loader: Loader, policy: Policy, ends: Deadlines, mode: int = LOAD
+    port: Port, flight: Flight, loader: Loader, policy: Policy, ends: Deadlines, limit: float, mode: int = LOAD
 ) -> Outcome:
     """Wait for somebody else's flight, but not for ever; AGAIN if it was no load, and `mode` wants one."""
     node = port.node
     if flight.on_loop and port.blocks_a_loop():
         return await _bypass(port, flight.key, loader, policy, "bypass_loop")
-    now = node.now()
-    # A load is given up max_load after it began, which may be some Redis time after this call did.
-    brief = node.nested() or port.blocks_a_loop()
-    limit = min(ends.until, now + (policy.nested_wait if brief else policy.max_load + 2 * node.call_budget))
     outcome = None
     if ends.soft < limit:
-        for seconds in (ends.soft - now, node.call_budget):  # Redis may not have been asked yet
+        for seconds in (ends.soft - node.now(), node.call_budget):  # Redis may not have been asked yet
             outcome = await port.join(flight, min(seconds, limit - node.now()))
             if outcome is not None:
                 break

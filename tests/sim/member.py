@@ -11,6 +11,7 @@ from sim.truth import Truth
 from tiercache import Cache, Policy, flow
 from tiercache.aio import AioPort
 from tiercache.local.flight import Flight
+from tiercache.local.following import outcome_of
 from tiercache.local.outcome import Outcome
 from tiercache.port import Fly, Loader, Place, loading
 from tiercache.remote.timer import Timer
@@ -62,11 +63,11 @@ class TaskPort(AioPort):
         self.member = member
         self.own: Flight | None = None  # that it leads, or has joined already
 
-    async def join(self, flight: Flight, seconds: float) -> Outcome | None:
+    def follow(self, flight: Flight, seconds: float) -> Any:
         if flight is not self.own:
             self.member.joins(self._task, flight)
         self.own = flight
-        return await super().join(flight, seconds)
+        return super().follow(flight, seconds)
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
         self.member.leads(flight)
@@ -137,7 +138,7 @@ class SimCache(Cache):
         return ThreadPort(self.member)
 
     async def _aload(self, key: str, loader: Any, policy: Policy, mode: int = 0) -> Any:
-        return await flow.get_or_load(self._aio(), self._wire(key), loader, policy, mode)
+        return await outcome_of(flow.get_or_load(self._aio(), self._wire(key), loader, policy, mode))
 
     def _load(self, key: str, loader: Any, policy: Policy, mode: int = 0) -> Any:
         return flow.get_or_load(self._blocking(), self._wire(key), loader, policy, mode)

@@ -14,9 +14,6 @@ cdef class Outcome:
     `born` is when the value was stored, None if nobody knows; `failure` is why a stale one serves, if a load failed.
     """
 
-    cdef public object value, error, source, born, failure
-    cdef public bint stale
-
     def __init__(self, value=None, error=None, *, str source="loaded", born=None):
         self.value, self.error, self.source, self.born = value, error, source, born
 
