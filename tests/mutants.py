@@ -433,9 +433,9 @@ MUTANTS = [
     ),
     Mutant(
         "an interrupted task leaves those behind it waiting",
-        "aio.py",
-        "            if self._waiting:  # a task was interrupted\n",
-        "            if False:\n",
+        "local/waiter.pyx",
+        "            loop.call_soon(end_all, loop, waiters)\n",
+        "            pass\n",
         caught_by="tests/test_aio.py::test_a_task_that_ends_the_program_leaves_nobody_waiting",
     ),
     Mutant(

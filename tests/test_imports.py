@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "ahead": "events leader local policy port",
     "flow": "errors events leader local patience policy port reading",
     "blocking": "errors local policy port remote workers",
-    "aio_link": "errors remote",
+    "aio_link": "errors local remote",
     "wire": "aio_link remote",
     "aio": "errors local policy port remote wire workers",
     "decorator": "delegation errors keys local policy port",

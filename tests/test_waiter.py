@@ -68,7 +68,7 @@ def test_one_call_lets_all_go_on_in_their_order(run: Any) -> None:
         waiters = [waiter() for _ in range(5)]
         tasks = [asyncio.ensure_future(wait(number, each)) for number, each in enumerate(waiters)]
         await asyncio.sleep(0)
-        asyncio.get_running_loop().call_soon(end_all, waiters)
+        asyncio.get_running_loop().call_soon(end_all, asyncio.get_running_loop(), waiters)
         await asyncio.gather(*tasks)
         assert not waiters
 
@@ -92,7 +92,7 @@ def test_one_is_cancelled_and_the_others_go_on(run: Any) -> None:
         tasks[1].cancel("enough")
         assert await tasks[1] == "cancelled: enough"
         assert [each.done() for each in waiters] == [False, True, False]
-        asyncio.get_running_loop().call_soon(end_all, waiters)
+        asyncio.get_running_loop().call_soon(end_all, asyncio.get_running_loop(), waiters)
         assert await tasks[0] == await tasks[2] == "woken"
 
     run(main())
@@ -141,7 +141,7 @@ def test_who_comes_after_the_end_does_not_wait(run: Any) -> None:
         one.end()
         await one
         two = waiter()
-        end_all([two])
+        end_all(asyncio.get_running_loop(), [two])
         await two
         assert [one.done(), two.done()] == [True, True]
 
@@ -162,15 +162,15 @@ def test_the_end_alone_wakes_its_task(run: Any) -> None:
         one.end()
         assert await first == "woken"
         assert not second.done()
-        end_all(waiters[:1])  # has nothing left to do
+        end_all(asyncio.get_running_loop(), waiters[:1])  # has nothing left to do
         two.end()
         assert await second == "woken"
 
     run(main())
 
 
-def test_an_interrupt_leaves_the_others_waiting(run: Any) -> None:
-    """What a task lets through comes out of the call, and those after it are left in the list for the next."""
+def test_an_interrupt_leaves_nobody_waiting(run: Any) -> None:
+    """What a task lets through comes out of the call; those after it go on in the next turn."""
     reached: list[str] = []
 
     async def interrupted(each: Waiter) -> None:
@@ -182,25 +182,49 @@ def test_an_interrupt_leaves_the_others_waiting(run: Any) -> None:
         reached.append("after it")
 
     async def main() -> None:
+        loop = asyncio.get_running_loop()
         waiters = [waiter(), waiter()]
         tasks = [asyncio.ensure_future(interrupted(waiters[0])), asyncio.ensure_future(wait(waiters[1]))]
         await asyncio.sleep(0)
-        caught = asyncio.get_running_loop().create_future()
+        caught = loop.create_future()
 
         def end() -> None:
             try:
-                end_all(waiters)
+                end_all(loop, waiters)
             except SystemExit as error:
-                caught.set_result((str(error), len(waiters)))
+                caught.set_result((str(error), len(reached)))
 
-        asyncio.get_running_loop().call_soon(end)
-        assert await caught == ("of a task", 1)
-        asyncio.get_running_loop().call_soon(end_all, waiters)
+        loop.call_soon(end)
+        assert await caught == ("of a task", 0)
         await tasks[1]
         assert isinstance(tasks[0].exception(), SystemExit)
 
     run(main())
     assert reached == ["after it"]
+
+
+def test_its_value_or_its_error_is_the_tasks(run: Any) -> None:
+    """What is awaited gives the value, or raises the error, whether it had ended before or not."""
+
+    async def wait(each: Waiter) -> Any:
+        return await each
+
+    async def main() -> None:
+        waiters = [waiter() for _ in range(4)]
+        waiters[0].value = waiters[1].value = (1, 2)
+        waiters[0].end()
+        waiters[2].fail(OSError("no answer"))
+        tasks = await waiting(waiters, wait)
+        waiters[3].fail(OSError("no answer"))
+        waiters[3].fail(OSError("is told once"))
+        waiters[1].end()
+        for task in tasks[:2]:
+            assert await task == (1, 2)
+        for task in tasks[2:]:
+            with pytest.raises(OSError, match="no answer"):
+                await task
+
+    run(main())
 
 
 def test_nothing_is_held_when_it_is_over() -> None:
@@ -246,7 +270,7 @@ def test_an_eager_task_waits() -> None:
         loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
         one = waiter()
         task = asyncio.ensure_future(wait(one))
-        loop.call_soon(end_all, [one])
+        loop.call_soon(end_all, loop, [one])
         assert await task == "woken"
 
     asyncio.run(main())

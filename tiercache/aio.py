@@ -6,6 +6,7 @@ This file is longer than others because a port, what its loops own, and their en
 import asyncio
 import contextvars
 import inspect
+import math
 import threading
 import weakref
 from collections.abc import Callable
@@ -87,7 +88,7 @@ class LoopWaker:
 
     def add(self, seconds: float) -> Waiter:
         """What ends when the flight is settled, or after so many seconds."""
-        waiter = Waiter(self._loop, self._loop.time() + max(0.0, min(seconds, _LONGEST)), asyncio.CancelledError)
+        waiter = _waiter(self._loop, self._loop.time() + max(0.0, min(seconds, _LONGEST)))
         self._waiting.append(waiter)
         if self._timer is None or waiter.until < self._timer.when():
             self._look_at(waiter.until)
@@ -116,16 +117,11 @@ class LoopWaker:
     def _wake(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        try:
-            end_all(self._waiting)
-        finally:
-            if self._waiting:  # a task was interrupted
-                self._loop.call_soon(self._wake)
+        end_all(self._loop, self._waiting)
 
 
-def _set(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
+def _waiter(loop: asyncio.AbstractEventLoop, until: float = math.inf) -> Waiter:
+    return Waiter(loop, until, asyncio.CancelledError)
 
 
 class AioPort:
@@ -145,18 +141,18 @@ class AioPort:
     async def ready(self) -> None:
         inbox = self.node.inbox
         if inbox is not None and not inbox.started.is_set():
-            future = self._loop.create_future()
-            inbox.when_started(partial(_tell, self._loop, future))
+            waiter = _waiter(self._loop)
+            inbox.when_started(partial(_tell, self._loop, waiter))
             began = self.node.now()
-            await self._until(future, self.left)
+            await self._until(waiter, self.left)
             if not inbox.heard:  # else what it took was the loop's, not Redis's
                 self.left -= self.node.now() - began
         self.node.ready = inbox is None or inbox.started.is_set()
 
-    async def _until(self, future: "asyncio.Future[None]", seconds: float) -> None:
-        handle = self._loop.call_later(max(0.0, min(seconds, _LONGEST)), _set, future)
+    async def _until(self, waiter: Waiter, seconds: float) -> None:
+        handle = self._loop.call_later(max(0.0, min(seconds, _LONGEST)), waiter.end)
         try:
-            await future
+            await waiter
         finally:
             handle.cancel()
 
@@ -234,8 +230,7 @@ class AioPort:
             loading.reset(entered)
 
     async def _in_thread(self, loader: Loader, flight: Flight) -> Outcome:
-        future: asyncio.Future[None] = self._loop.create_future()
-        outcome = Outcome()
+        waiter, outcome = _waiter(self._loop), Outcome()
         context = contextvars.copy_context()
 
         def load() -> None:
@@ -247,15 +242,15 @@ class AioPort:
                 context.run(load)
             except BaseException as error:
                 outcome.error = error
-            if future.cancelled():
+            if waiter.done():  # cancelled
                 _never_awaited(outcome.value)
-            _tell(self._loop, future)
+            _tell(self._loop, waiter)
 
         cancel, flight.cancel = flight.cancel, None  # a thread can't be cancelled: it ends and commits
         if not self._loops.workers.submit(job):
             return Outcome(error=CacheClosed(f"the cache was closed before {flight.key!r} was loaded"))
         try:
-            await future
+            await waiter
         except BaseException:
             _never_awaited(outcome.value)
             raise
@@ -263,10 +258,10 @@ class AioPort:
         return outcome
 
     async def wait(self, slot: Slot, seconds: float) -> Message | None:
-        future = self._loop.create_future()
-        slot.wake = partial(self._loop.call_soon_threadsafe, _set, future)
+        waiter = _waiter(self._loop)
+        slot.wake = partial(_tell, self._loop, waiter)
         if not slot.messages:
-            await self._until(future, seconds)
+            await self._until(waiter, seconds)
         return slot.messages[-1] if slot.messages else None
 
     def spawn(self, flight: Flight, fly: Fly) -> bool:
@@ -301,8 +296,8 @@ def _never_awaited(value: Any) -> None:
         value.close()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> None:
-    _tell_loop(loop, partial(_set, future))
+def _tell(loop: asyncio.AbstractEventLoop, waiter: Waiter) -> None:
+    _tell_loop(loop, partial(end_all, loop, [waiter]))
 
 
 def _tell_loop(loop: asyncio.AbstractEventLoop, call: Any) -> None:
@@ -316,15 +311,15 @@ async def aclose(loops: Loops, close: Callable[[], None]) -> None:
     """Close this loop's connection here, and the rest on a thread, because it may wait for Redis."""
     loop = asyncio.get_running_loop()
     loops.close_own(loop)
-    future = loop.create_future()
+    waiter = _waiter(loop)
 
     def job() -> None:
         close()
-        _tell(loop, future)
+        _tell(loop, waiter)
 
     thread = threading.Thread(target=job, name="tiercache-close", daemon=True)
     thread.start()
-    await future
+    await waiter
     thread.join()  # it has nothing left to do
     own = {task for task in loops.refreshes if task.get_loop() is loop and task is not asyncio.current_task()}
     for task in own:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
+from tiercache.local.waiter import Waiter, end_all
 from tiercache.remote.links import GRACE, Unanswered, allowance, is_demoted
 from tiercache.remote.resp import INCOMPLETE, MALFORMED, Refusal, reader
 
@@ -36,20 +37,19 @@ async def within(seconds: float, future: "asyncio.Future[T]") -> T:
     return future.result()
 
 
-class Waiting:
-    """One caller's place in the queue of answers."""
+class Waiting(Waiter):
+    """One caller's place in the queue of answers; awaited, it gives them."""
 
-    __slots__ = ("deadline", "future", "left", "moved_before", "replies", "size")
+    __slots__ = ("left", "moved_before", "size")
 
     def __init__(
-        self, future: "asyncio.Future[list[Any]]", replies: int, size: int, moved: int, deadline: float
+        self, loop: asyncio.AbstractEventLoop, deadline: float, replies: int, size: int, moved_before: int
     ) -> None:
-        self.future = future
+        super().__init__(loop, deadline, asyncio.CancelledError)
+        self.value: list[Any] = []
         self.left = replies
-        self.replies: list[Any] = []
         self.size = size
-        self.moved_before = moved
-        self.deadline = deadline
+        self.moved_before = moved_before
 
 
 class LoopLink(asyncio.Protocol):
@@ -83,12 +83,12 @@ class LoopLink(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._full = False
 
-    def exchange(self, packed: bytes, replies: int, timeout: float) -> "asyncio.Future[list[Any]]":
-        """Send with others and read that many replies; it, or the future, raises Unanswered."""
+    def exchange(self, packed: bytes, replies: int, timeout: float) -> Waiting:
+        """Send with others and read that many replies; it, or what it gives once it is awaited, raises Unanswered."""
         if self.closed:
             raise Unanswered("the connection is lost")
         deadline = self._loop.time() + timeout
-        waiting = Waiting(self._loop.create_future(), replies, len(packed), self._moved, deadline)
+        waiting = Waiting(self._loop, deadline, replies, len(packed), self._moved)
         if not self._waiting:
             self._head_at = self._moved
         if not self._waiting and not self._crowded:
@@ -100,14 +100,14 @@ class LoopLink(asyncio.Protocol):
         self._waiting.append(waiting)
         if self._watch is None or deadline < self._watch.when():
             self._look_at(deadline)
-        return waiting.future
+        return waiting
 
     def _send(self) -> None:
         batch, self._unsent = self._unsent[:BATCH], self._unsent[BATCH:]
         self._crowded = len(self._waiting) > 1
         now = self._loop.time()
         for _, waiting, timeout in batch:  # a turn of the loop may take long, which is no fault of Redis
-            waiting.deadline = now + timeout
+            waiting.until = now + timeout
         if not self.closed:
             self._transport.write(b"".join([packed for packed, _, _ in batch]))
             if self._unsent:
@@ -124,7 +124,7 @@ class LoopLink(asyncio.Protocol):
         if not self._waiting:
             return
         now = self._loop.time()
-        first = min(each.deadline + allowance(each.size + self._moved - each.moved_before) for each in self._waiting)
+        first = min(each.until + allowance(each.size + self._moved - each.moved_before) for each in self._waiting)
         if now - planned > GRACE:  # the loop was blocked: the answer may be there already
             first = max(first, now + 0.001)
         if first > now:
@@ -135,20 +135,21 @@ class LoopLink(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._moved += len(data)
         self._reader.feed(data)
+        answered: list[Waiter] = []
         try:
             while self._waiting and (reply := self._reader.gets()) is not INCOMPLETE:
                 if type(reply) is Refusal and is_demoted(reply):
                     self.closed = True
                 first = self._waiting[0]
-                first.replies.append(reply)
+                first.value.append(reply)
                 first.left -= 1
                 self._head_at = self._moved
                 if not first.left:
-                    self._waiting.popleft()
-                    if not first.future.done():
-                        first.future.set_result(first.replies)
+                    answered.append(self._waiting.popleft())
         except MALFORMED as error:
             self._fail(str(error) or type(error).__name__)
+        if answered:
+            self._loop.call_soon(end_all, self._loop, answered)
         if self._moved - self._head_at > self._limit and self._waiting:
             self._fail(f"a reply of more than {self._limit} bytes", oversized=True)
         elif not self._waiting and self._reader.has_data():
@@ -164,8 +165,8 @@ class LoopLink(asyncio.Protocol):
         waiting, self._waiting = self._waiting, deque()
         told = False  # a lost connection is one failure of Redis, however many wait
         for each in waiting:
-            if not each.future.done():
-                each.future.set_exception(Unanswered(why, oversized=oversized, ours=told))
+            if not each.done():
+                each.fail(Unanswered(why, oversized=oversized, ours=told))
                 told = True
             oversized = False  # only the first in the queue asked for it
         self.close()

@@ -5,17 +5,21 @@ part of what it costs to let a task go on. Here the loop has one handle for all 
 """
 cimport cython
 
+cdef extern from "Python.h":
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
 
-@cython.final
+
 @cython.freelist(64)
 cdef class Waiter:
-    """For one task of a loop, which waits until `end` is called, at the latest at `until` of the loop's clock.
+    """For one task of a loop, which waits until its end, at the latest at `until` of the loop's clock, for `value`.
 
     `cancelled_error` is raised in a task that is cancelled. To be used on the loop's thread.
     """
 
     cdef object loop, cancelled_error, callback, context, error
-    cdef readonly double until
+    cdef public object value
+    cdef public double until
     cdef bint ended, asked
     cdef public bint _asyncio_future_blocking
 
@@ -30,7 +34,10 @@ cdef class Waiter:
 
     def __next__(self):
         if self.asked or self.ended:
-            raise StopIteration
+            self.result()
+            if self.value is None:
+                raise StopIteration  # which makes no exception
+            raise StopIteration(self.value)
         self.asked = self._asyncio_future_blocking = True
         return self
 
@@ -53,38 +60,49 @@ cdef class Waiter:
     def cancel(self, msg=None):
         if self.ended:
             return False
-        self.error = self.cancelled_error() if msg is None else self.cancelled_error(msg)
-        self.end()
+        self.fail(self.cancelled_error() if msg is None else self.cancelled_error(msg))
         return True
 
     # What who wakes it calls.
 
     def end(self):
         """Let the task go on, in the next turn of its loop."""
-        callback, context = self.take()
+        callback, context = self.callback, self.context
+        self.over()
         if callback is not None:
             self.loop.call_soon(callback, self, context=context)
 
-    cdef tuple take(self):
-        # Whom to call, and in which context: once, and none of those that are not waiting.
-        cdef tuple taken = (self.callback, self.context)
+    def fail(self, error):
+        """Raise an error in the task, in the next turn of its loop."""
+        if not self.ended:
+            self.error = error
+            self.end()
+
+    cdef void over(self) noexcept:
+        # It holds nobody any more: a task and what it waits for would keep each other.
         self.ended = True
         self.callback = self.context = None
-        return taken
 
 
-def end_all(list waiters not None):
-    """Let the tasks of one loop go on now, in a call that their loop makes; those that went on leave the list.
+def end_all(loop, list waiters not None):
+    """Let the tasks of a loop go on now, in a call that the loop makes.
 
-    What a task lets through, which is KeyboardInterrupt or SystemExit, comes out of here.
+    What a task lets through, which is KeyboardInterrupt or SystemExit, comes out of here; then the loop calls again.
     """
     cdef Waiter waiter
     waiters.reverse()
     try:
         while waiters:
             waiter = waiters.pop()
-            callback, context = waiter.take()
+            callback, context = waiter.callback, waiter.context
+            waiter.over()
             if callback is not None:
-                context.run(callback, waiter)
+                PyContext_Enter(context)
+                try:
+                    callback(waiter)
+                finally:
+                    PyContext_Exit(context)
     finally:
-        waiters.reverse()
+        if waiters:
+            waiters.reverse()
+            loop.call_soon(end_all, loop, waiters)
