@@ -21,9 +21,9 @@ class Row:
         about = {"group": group, "name": name, "role": role, "against": against, "note": note}
         self._rows.append({name: value for name, value in about.items() if value} | found)
 
-    def time(self, run: Callable[[int], Any], each: int = 1) -> None:
-        """Time run(n), which makes n times `each` calls, in rounds of at least some milliseconds."""
-        calls = _calls(run)
+    def time(self, run: Callable[[int], Any], each: int = 1, least: int = 1) -> None:
+        """Time run(n), which makes n times `each` calls, in rounds of some milliseconds and n of `least`, or more."""
+        calls = _calls(run, least)
         self._benchmark.pedantic(run, args=(calls,), rounds=self._rounds, warmup_rounds=1)
         self._benchmark.extra_info.update(rows=self._rows, timed=True)
         stats = self._benchmark.stats.stats
@@ -36,8 +36,7 @@ class Row:
         return found
 
 
-def _calls(run: Callable[[int], Any]) -> int:
-    calls = 1
+def _calls(run: Callable[[int], Any], calls: int) -> int:
     while min(_seconds(run, calls) for _ in range(3)) < ROUND:
         calls *= 2
     return calls

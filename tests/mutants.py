@@ -206,10 +206,10 @@ MUTANTS = [
         "the join of a local flight is not bounded by nested_wait",
         "flow.py",
         """\
-    limit = min(ends.until, now + (policy.nested_wait if brief else policy.max_load + 2 * node.call_budget))
+    return min(ends.until, node.now() + (policy.nested_wait if brief else policy.max_load + 2 * node.call_budget))
 """,
         """\
-    limit = min(ends.until, now + policy.max_load + 2 * node.call_budget)
+    return min(ends.until, node.now() + policy.max_load + 2 * node.call_budget)
 """,
         seed=15343,
     ),
