@@ -178,9 +178,10 @@ NUMBERED: dict[str, Callable[[Table, Any], object]] = {
     "unpack": lambda table, bad: unpack(bad),
     "pack": lambda table, bad: pack(b"GET", "x", bad, "\ud800"),
     "milliseconds": lambda table, bad: milliseconds(bad),
-    "trip's socket": lambda table, bad: trip(bad, b"q", 1.0),
-    "trip's question": lambda table, bad: trip(-1, bad, 1.0),
-    "trip's seconds": lambda table, bad: trip(-1, b"q", bad),
+    "trip's socket": lambda table, bad: trip(bad, b"q", 1, 1.0),
+    "trip's question": lambda table, bad: trip(-1, bad, 1, 1.0),
+    "trip's count": lambda table, bad: trip(-1, b"q", bad, 1.0),
+    "trip's seconds": lambda table, bad: trip(-1, b"q", 1, bad),
 }
 # What of a user's store raises -> what uses it.
 STORES: dict[tuple[str, ...], list[str]] = {

@@ -68,16 +68,18 @@ class Link:
 
     def exchange(self, packed: bytes, replies: int, timeout: float, limit: int) -> list[Any] | None:
         """Send and read that many replies. None: nothing was sent, for the connection ended since it was used last."""
-        size = len(packed)
         deadline = time.monotonic() + timeout
-        came: bytes | int | None = None
+        came: list[Any] | bytes | int | None = None
         if not self._reader.has_data():  # else it has an answer that nobody asked for
-            came = trip(self._fd, packed, timeout) if self._fd >= 0 else None if self.readable(0) else 0
+            came = trip(self._fd, packed, replies, timeout) if self._fd >= 0 else None if self.readable(0) else 0
         if came is None:
             if self._used:
                 return None
             raise Unanswered("an answer that nobody asked for")
         self._used = True
+        if isinstance(came, list):  # shorter than any limit
+            return came
+        size = len(packed)
         if isinstance(came, bytes):
             return self.receive(deadline, replies, limit, size, came)
         if came < size:
