@@ -215,22 +215,26 @@ MUTANTS = [
     ),
     Mutant(
         "GET before PTTL without the clamp",
-        "remote/client.py",
-        "            left, data = await self._calls.send(io, c.read(name), 2)\n",
-        """\
+        "local/record.pyx",
+        "min(<double>left, <double>record.hard_ms) / 1000",
+        "<double>left / 1000",
+        seed=209,
+        says="S5:",
+        also=(
+            "remote/client.py",
+            "            left, data = await self._calls.send(io, c.read(name), 2)\n",
+            """\
             [data] = await self._calls.call(io, [("GET", name)])
             [left] = await self._calls.call(io, [("PTTL", name)])
 """,
-        seed=209,
-        says="S5:",
-        also=("remote/answers.py", "(left if left < hard_ms else hard_ms) / 1000", "left / 1000"),
+        ),
     ),
     # Our own.
     Mutant(
         "the clamp is missing",
-        "remote/answers.py",
-        "(left if left < hard_ms else hard_ms) / 1000",
-        "left / 1000",
+        "local/record.pyx",
+        "min(<double>left, <double>record.hard_ms) / 1000",
+        "<double>left / 1000",
         caught_by="tests/test_records.py",
     ),
     Mutant(
@@ -305,18 +309,18 @@ MUTANTS = [
     ),
     Mutant(
         "lifetimes are anchored where the answer came",
-        "reading.py",
+        "local/worth.pyx",
         """\
     fresh, hard, delta = record.ends(sent, found.remaining)
 """,
         """\
-    fresh, hard, delta = record.ends(node.now(), record.hard_ms / 1000)
+    fresh, hard, delta = record.ends(now, record.hard_ms / 1000)
 """,
         seed=0,
     ),
     Mutant(
         "a soft-invalid record is served",
-        "reading.py",
+        "local/worth.pyx",
         "    if record.soft_invalid or now >= hard",
         "    if now >= hard",
         seed=47,

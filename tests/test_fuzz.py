@@ -16,6 +16,7 @@ from tier2 import FakeRedis
 from tiercache import Cache, CodecError, LoadFailed, LoadTimeout, Policy, RemoteUnavailable
 from tiercache.codec import MsgpackCodec
 from tiercache.local.record import VALUE, Record, unpack
+from tiercache.local.record import found as found_in
 from tiercache.local.table import Raises, Table
 from tiercache.port import Cooldown, Message, RemoteRefused
 from tiercache.remote import answers, breaker
@@ -80,7 +81,7 @@ def test_any_bytes_are_a_record_that_opens_or_is_refused(cases: int, seen: Count
     values = Values(MsgpackCodec(), None, 0, LIMIT)
 
     def check(data: bytes) -> None:
-        found = answers.record(30_000, data)
+        found = found_in(30_000, data)
         record = unpack(data)
         if record is None:
             assert found is None
@@ -173,7 +174,7 @@ def test_any_reply_is_an_answer_or_refused(cases: int, seen: Counter[str]) -> No
             except RemoteRefused:
                 seen["refused"] += 1
         left, data = [*reply, None, None][:2] if isinstance(reply, list) else (reply, reply)
-        for found in (answers.record(left, data), answers.oversized(left, data)):
+        for found in (found_in(left, data), answers.oversized(left, data)):
             assert found is None or 0 <= found.remaining < 2**61
 
     fuzzed.fuzz(fuzzed.reply, check, cases)

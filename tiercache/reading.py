@@ -5,8 +5,9 @@ from typing import Any
 
 from tiercache.errors import CodecError
 from tiercache.local.flight import Flight
-from tiercache.local.outcome import Outcome, answer
+from tiercache.local.outcome import Outcome
 from tiercache.local.record import Found, Record
+from tiercache.local.worth import worth
 from tiercache.policy import Policy
 from tiercache.port import Fill, Node, Old
 
@@ -16,10 +17,7 @@ log = logging.getLogger("tiercache")
 def look(
     node: Node, flight: Flight, found: Found, policy: Policy, sent: float, epoch: int
 ) -> tuple[Outcome | None, Fill | None]:
-    """The outcome of a record, None where it may not be served, and what to fill tier 1 with, None if unreadable.
-
-    Lifetimes are anchored where its request was sent.
-    """
+    """The outcome of a record, None where it may not be served, and what to fill tier 1 with, None if unreadable."""
     record = found.record
     if record is None:
         return None, None
@@ -32,14 +30,7 @@ def look(
     value, size = opened
     if kept is None:
         size = node.weigh(value, size)
-    fresh, hard, delta = record.ends(sent, found.remaining)
-    fill = (value, fresh, hard, sent + policy.local_ttl, delta, policy.beta, epoch, record.id, size)
-    now = node.now()
-    if record.soft_invalid or now >= hard or now >= fresh + policy.stale_while_revalidate:
-        return None, fill
-    outcome = answer(value, "remote", hard - record.hard_ms / 1000)
-    outcome.stale = now >= fresh
-    return outcome, fill
+    return worth(found, value, size, policy, sent, epoch, node.now())
 
 
 def open_record(node: Node, key: str, record: Record, policy: Policy, kept: Any = None) -> tuple[Any, int] | None:

@@ -32,12 +32,6 @@ cdef enum:
 cdef class Record:
     """A record as it stands in Redis; lifetimes in milliseconds, `id` 8 bytes. It never changes."""
 
-    cdef readonly unsigned char kind, codec, compression
-    cdef readonly unsigned long long fresh_ms, hard_ms
-    cdef readonly unsigned int delta_ms
-    cdef readonly bytes id, payload
-    cdef readonly bint soft_invalid, signed
-
     _fields = (
         "kind", "codec", "compression", "fresh_ms", "hard_ms", "delta_ms", "id", "payload", "soft_invalid", "signed",
     )
@@ -60,7 +54,7 @@ cdef class Record:
         self.id, self.payload = id, payload
         self.soft_invalid, self.signed = soft_invalid, signed
 
-    def ends(self, double sent, double left):
+    cpdef tuple ends(self, double sent, double left):
         """Its ends on a clock that showed `sent` when it had `left` seconds to live: fresh and hard; its load time.
 
         The load time is as XFetch uses it. All in seconds.
@@ -108,9 +102,6 @@ cdef class Record:
 cdef class Found:
     """What a read saw: the record (None: absent) and its remaining life in seconds."""
 
-    cdef readonly Record record
-    cdef readonly double remaining
-
     def __init__(self, Record record, double remaining):
         self.record, self.remaining = record, remaining
 
@@ -127,9 +118,9 @@ def milliseconds(double seconds):
     return <unsigned long long>rint(max(0.0, seconds * 1000))
 
 
-def unpack(bytes data not None):
+cpdef Record unpack(bytes data):
     """The record in `data`, or None where magic or length is wrong."""
-    cdef const unsigned char* head = data
+    cdef const unsigned char* head = data  # TypeError for None
     cdef Py_ssize_t size = len(data)
     cdef Record record
     if size < SIZE or memcmp(head, b"tc\x01", 3) != 0 or <unsigned long long>(size - SIZE) != number(head + 26, 4):
@@ -141,3 +132,22 @@ def unpack(bytes data not None):
     record.id, record.payload = head[30:SIZE], head[SIZE:size]
     record.soft_invalid, record.signed = head[5] & 0x80 != 0, head[5] & 0x40 != 0
     return record
+
+
+ABSENT = Found(None, 0.0)
+
+
+def found(left, data):
+    """What PTTL and GET say; None for a record whose magic or length is wrong."""
+    cdef Found seen
+    cdef Record record
+    if type(left) is not int or left <= 0 or type(data) is not bytes:
+        return ABSENT
+    record = unpack(data)
+    if record is None:
+        return None
+    record.fresh_ms = min(record.fresh_ms, record.hard_ms)
+    seen = Found.__new__(Found)
+    # PTTL and GET are not atomic: the record's own lifetime bounds what an interposed write can add.
+    seen.record, seen.remaining = record, min(<double>left, <double>record.hard_ms) / 1000
+    return seen

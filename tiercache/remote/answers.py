@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from tiercache.local.record import HEADER, MAGIC, Found, Record, unpack
+from tiercache.local.record import ABSENT, HEADER, MAGIC, Found, Record
 from tiercache.port import Busy, Cooldown, Granted, Hit
 
-ABSENT = Found(None, 0.0)
 UNKNOWN_KIND = 255  # stands in for a record that is too large to be fetched
 
 
@@ -57,31 +56,13 @@ def done(reply: Any) -> None:
         raise ValueError(reply)
 
 
-def record(left: Any, data: Any) -> Found | None:
-    """The answer of PTTL and GET; None for a record whose magic or length is wrong."""
-    if not present(left, data):
-        return ABSENT
-    found = unpack(data)
-    if found is None:
-        return None
-    hard_ms = found.hard_ms
-    if found.fresh_ms > hard_ms:
-        found = found._replace(fresh_ms=hard_ms)
-    # PTTL and GET are not atomic: the record's own lifetime bounds what an interposed write can add.
-    return Found(found, (left if left < hard_ms else hard_ms) / 1000)
-
-
 def oversized(left: Any, head: Any) -> Found:
     """The answer of PTTL and GETRANGE: a record that can't be opened, but is known by its id."""
-    if not present(left, head) or len(head) < HEADER.size or not head.startswith(MAGIC):
+    present = type(left) is int and left > 0 and type(head) is bytes
+    if not present or len(head) < HEADER.size or not head.startswith(MAGIC):
         return ABSENT
     _, _, codec, _, fresh_ms, hard_ms, delta_ms, _, id = HEADER.unpack_from(head)
     return Found(Record(UNKNOWN_KIND, codec, 0, fresh_ms, hard_ms, delta_ms, id, b""), min(left, hard_ms) / 1000)
-
-
-def present(left: Any, data: Any) -> bool:
-    """Does something with a lifetime stand there?"""
-    return type(left) is int and left > 0 and type(data) is bytes
 
 
 def seconds(ms: Any) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgpack  # type: ignore[import-untyped]
 
-from tiercache.local.record import HEADER, Found, Record, milliseconds
+from tiercache.local.record import ABSENT, HEADER, Found, Record, found, milliseconds
 from tiercache.policy import Policy
 from tiercache.port import Busy, Cooldown, Granted, Hit, Lease, Port, RemoteDown, RemoteRefused
 from tiercache.remote import answers
@@ -81,11 +81,11 @@ class RedisRemote:
     def _found(self, left: object, data: object) -> Found:
         if type(data) is not bytes:
             self._readable(left, data)
-        found = answers.record(left, data)
-        if found is None:
+        seen = found(left, data)
+        if seen is None:
             self._count("undecodable")
-            return answers.ABSENT
-        return found
+            return ABSENT
+        return seen
 
     def _readable(self, *replies: object) -> None:
         for reply in replies:
