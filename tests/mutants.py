@@ -222,7 +222,7 @@ MUTANTS = [
         says="S5:",
         also=(
             "remote/client.py",
-            "            left, data = await self._calls.send(io, c.read(name), 2)\n",
+            "            left, data = await self._calls.send(io, pack_read(name), 2)\n",
             """\
             [data] = await self._calls.call(io, [("GET", name)])
             [left] = await self._calls.call(io, [("PTTL", name)])

@@ -65,7 +65,7 @@ class BlockingPort:
             self.left -= self.node.now() - began
         self.node.ready = inbox is None or inbox.started.is_set()
 
-    async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
+    def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
         return self.node.links.exchange(packed, replies, timeout)  # type: ignore[no-any-return]
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:

@@ -23,6 +23,7 @@ from tiercache.loaded import Loaded
 from tiercache.local.face import Face, monotonic
 from tiercache.local.following import Following, outcome_of, value_of
 from tiercache.local.outcome import AGAIN, Outcome
+from tiercache.local.packing import is_plain
 from tiercache.local.table import Mode, Table
 from tiercache.policy import Policy
 from tiercache.port import Port, RemoteDown, RemoteRefused, is_async
@@ -422,6 +423,8 @@ class Cache(Face, Decorators):
         return self._process.aio()
 
     def _wire(self, key: str) -> str:
+        if is_plain(key):
+            return key
         checked = check_key(key)
         wire = wire_key(checked) if self._shared else checked
         if wire is not checked:

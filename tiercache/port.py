@@ -6,7 +6,7 @@ This file is longer than others because it is the whole vocabulary of the flow, 
 import contextvars
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType
@@ -195,8 +195,8 @@ class Port(Protocol):
     async def ready(self) -> None:
         """Return when the process can hear messages, or can't be made to in time; `node.ready` says it is done."""
 
-    async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
-        """Send and read so many replies; raises `Unanswered`."""
+    def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any] | Awaitable[list[Any]]:
+        """Send and read so many replies, at once or when they are awaited; raises `Unanswered`."""
         ...
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:

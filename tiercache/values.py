@@ -66,6 +66,9 @@ class Values:
 
     def open(self, record: Record, policy: Policy) -> tuple[Any, int]:
         """The value of a verified record (`Raises` for a negative error) and its decoded size; else CodecError."""
+        usual = record.plain(self.codec.id, self.max_bytes)
+        if usual is not None:
+            return self.codec.decode(usual), len(usual)
         if record.kind == NONE:
             return None, 0
         if record.codec != self.codec.id:

@@ -63,6 +63,11 @@ cdef class Record:
         cdef double fresh = min(hard, hard - (<double>self.hard_ms - <double>self.fresh_ms) / 1000)
         return fresh, hard, clamped(self.delta_ms / 1000.0, self.fresh_ms / 1000.0)
 
+    def plain(self, codec, Py_ssize_t most):
+        """The payload of a value that needs nothing but decoding by this codec, if it has at most so many bytes."""
+        usual = self.kind == 0 and codec == self.codec and self.compression == 0 and not self.signed
+        return self.payload if usual and len(self.payload) <= most else None
+
     def pack(self):
         """The bytes to store."""
         return self.header() + self.payload

@@ -64,7 +64,9 @@ class Calls:
             started = self._now()
             try:
                 timeout = self._timeout if self._timeout < io.left else io.left
-                replies: list[Any] = await io.exchange(packed, count, timeout)
+                replies = io.exchange(packed, count, timeout)
+                if not isinstance(replies, list):
+                    replies = await replies
             except Unanswered as error:
                 if error.oversized:
                     self._answered()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgpack  # type: ignore[import-untyped]
 
+from tiercache.local.packing import pack_read
 from tiercache.local.record import ABSENT, HEADER, Found, Record, found, milliseconds
 from tiercache.policy import Policy
 from tiercache.port import Busy, Cooldown, Granted, Hit, Lease, Port, RemoteDown, RemoteRefused
@@ -62,7 +63,7 @@ class RedisRemote:
         """What stands under the key; a foreign type is absent, a record over the size limit undecodable."""
         name = self.names.value(key)
         try:
-            left, data = await self._calls.send(io, c.read(name), 2)
+            left, data = await self._calls.send(io, pack_read(name), 2)
         except Oversized:
             left, head = await self._calls.call(io, [("PTTL", name), ("GETRANGE", name, 0, HEADER.size - 1)])
             self._readable(left, head)
@@ -73,7 +74,7 @@ class RedisRemote:
         """`read` of many keys in one round trip."""
         names = [self.names.value(key) for key in keys]
         try:
-            replies = await self._calls.send(io, b"".join(map(c.read, names)), 2 * len(names))
+            replies = await self._calls.send(io, b"".join(map(pack_read, names)), 2 * len(names))
         except Oversized:
             return [await self.read(io, key) for key in keys]
         return [self._found(left, data) for left, data in zip(replies[::2], replies[1::2], strict=True)]

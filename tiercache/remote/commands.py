@@ -33,13 +33,6 @@ SCRIPTS = {
 }
 
 
-def read(name: str) -> bytes:
-    """PTTL and GET of a name, packed: the one write of a tier-2 hit."""
-    data = name.encode()
-    size = len(data)
-    return b"*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (size, data, size, data)
-
-
 def evalsha(script: Script, keys: list[str], *args: bytes | str | int) -> Command:
     """A call of a script by its digest."""
     return ("EVALSHA", script.sha, len(keys), *keys, *args)
