@@ -4,27 +4,16 @@ import contextvars
 import inspect
 import sys
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from tiercache.local.flight import Flight
 from tiercache.local.outcome import Outcome
+from tiercache.local.run import run as run
 from tiercache.policy import Policy
 from tiercache.port import Fly, Loader, Message, Node, Place, Slot, loading
 from tiercache.workers import Workers
 
-T = TypeVar("T")
 _LONGEST = threading.TIMEOUT_MAX / 2
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that never suspends."""
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-    coroutine.close()
-    raise RuntimeError("a blocking port suspended: this is a defect of tiercache")
 
 
 class Turnstile:
