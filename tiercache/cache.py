@@ -415,8 +415,9 @@ class Cache(Face, Decorators):
     # What every slow call begins with.
 
     def _blocking(self) -> Port:
-        self._process.wake()
-        return self._process.blocking()
+        process = self._process
+        process.wake()
+        return process.blocking()
 
     def _aio(self) -> Port:
         self._process.wake()

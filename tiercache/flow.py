@@ -169,9 +169,10 @@ async def _bypass(port: Port, key: str, loader: Loader, policy: Policy, counter:
 async def get(port: Port, key: str, policy: Policy) -> Outcome:
     """What either tier holds; AGAIN if neither does. Starts no load and waits for none."""
     node = port.node
+    now, table = node.now, node.table
     if not node.ready:
         await port.ready()
-    verdict, held = node.table.probe(key, node.now(), 1.0, policy.stale_while_revalidate, 1.0, READ)
+    verdict, held = table.probe(key, now(), 1.0, policy.stale_while_revalidate, 1.0, READ)
     if verdict == HIT:
         return _local(node, key, held)
     if verdict == JOIN and not (held.on_loop and port.blocks_a_loop()):
@@ -180,14 +181,14 @@ async def get(port: Port, key: str, policy: Policy) -> Outcome:
             return outcome.shared()
     flight = _reading(port, key, verdict, held)
     try:
-        sent, epoch = node.now(), node.table.stamp()
+        sent, epoch = now(), table.stamp()
         try:
             found = await node.remote.read(port, key)
         except (RemoteDown, RemoteRefused):
             found = None
         return _ended(node, flight, found, policy, sent, epoch)
     except BaseException:
-        node.table.settle(flight, AGAIN)
+        table.settle(flight, AGAIN)
         raise
 
 

@@ -54,14 +54,14 @@ class Calls:
 
     async def send(self, io: Port, packed: bytes, count: int, *, retry: bool = True) -> list[Any]:
         """The `count` replies to packed commands, as they are."""
-        why = ""
+        why, now = "", self._now
         for last in (False, True) if retry else (True,):
             if io.left <= 0:
                 raise RemoteDown(f"the call budget is spent{why}")
             ticket = self._breaker.admits()
             if not ticket:
                 raise RemoteDown(f"the circuit breaker is open: {self._why}")
-            started = self._now()
+            started = now()
             try:
                 timeout = self._timeout if self._timeout < io.left else io.left
                 replies = io.exchange(packed, count, timeout)
@@ -81,7 +81,7 @@ class Calls:
                     self._answered()
                 return replies
             finally:
-                io.left -= self._now() - started
+                io.left -= now() - started
         raise AssertionError("unreachable")
 
     def _answered(self) -> None:
