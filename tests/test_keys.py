@@ -27,6 +27,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiercache.keys import KeyMaker, check_key
+from tiercache.local.packing import is_plain
+from tiercache.remote.commands import wire_key
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = [
@@ -140,6 +142,20 @@ def test_a_key_of_another_type_is_a_type_error(key: object) -> None:
     """What is not a str is refused, naming its type."""
     with pytest.raises(TypeError, match=f"must be a str, not {type(key).__name__}"):
         check_key(key)
+
+
+@given(st.text(max_size=60) | st.sampled_from(["k" * 50, "k" * 51, "#k", "\x00", "\x7f", "\x80"]))
+def test_a_plain_key_is_its_own_wire_key(key: str) -> None:
+    """Short ASCII is known at a glance; the rest takes the rules that say the same."""
+    assert is_plain(key) == (0 < len(key) <= 50 and key.isascii() and key[0] != "#")
+    if is_plain(key):
+        assert wire_key(check_key(key)) is key
+
+
+def test_what_needs_a_second_look_is_not_plain() -> None:
+    """It may be a key all the same."""
+    keys: list[object] = [None, b"k", 1, HostileStr("k"), "\ud800"]
+    assert not any(map(is_plain, keys))
 
 
 def test_bytes_are_told_to_be_decoded() -> None:

@@ -17,7 +17,7 @@ from tier2 import Tier2, a_record
 
 from tiercache import Cache
 from tiercache.codec import MsgpackCodec
-from tiercache.local.record import ERROR, HEADER, NONE, VALUE, Record, milliseconds, unpack
+from tiercache.local.record import ABSENT, ERROR, HEADER, NONE, VALUE, Record, found, milliseconds, unpack
 from tiercache.remote.commands import Names
 
 ENCODED = MsgpackCodec().encode("old")
@@ -132,6 +132,43 @@ def test_the_ends_of_a_record_are_counted_from_when_it_was_asked_for(record: Rec
     assert fresh == pytest.approx(min(hard, hard - (record.hard_ms - record.fresh_ms) / 1000))
     assert fresh <= hard
     assert delta == min(max(record.delta_ms / 1000, 0.001), record.fresh_ms / 1000 / 4)
+
+
+@given(records, st.integers(-5, 2**63 - 1))
+def test_what_is_found_lives_as_long_as_redis_and_the_record_say(record: Record, left: int) -> None:
+    """The shorter of both; it is fresh no longer than it lives. Without a lifetime there is nothing."""
+    seen = found(left, record.pack())
+    assert seen is not None
+    assert seen.remaining == (min(left, record.hard_ms) / 1000 if left > 0 else 0.0)
+    assert seen.record == (record._replace(fresh_ms=min(record.fresh_ms, record.hard_ms)) if left > 0 else None)
+
+
+@pytest.mark.parametrize(
+    ("left", "data"),
+    [(True, stored().pack()), (b"1", stored().pack()), (None, stored().pack()), (1, None), (1, 1), (1, [])],
+)
+def test_other_replies_are_no_record(left: Any, data: Any) -> None:
+    """Whatever they are: it is absent."""
+    assert found(left, data) is ABSENT
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": NONE},
+        {"kind": ERROR},
+        {"codec": CODEC + 1},
+        {"compression": 1},
+        {"signed": True},
+        {"payload": bytes(9)},
+    ],
+)
+def test_a_plain_payload_needs_decoding_alone(changes: dict[str, Any]) -> None:
+    """Not one of another kind or codec, compressed, signed or too long."""
+    assert stored().plain(CODEC, 8) == stored(soft_invalid=True).plain(CODEC, 8) == ENCODED
+    assert stored(payload=bytes(8)).plain(CODEC, 8) == bytes(8)
+    assert stored(**changes).plain(CODEC, 8) is None
+    assert stored().plain("msgpack", 8) is None  # type: ignore[arg-type]
 
 
 @given(st.floats(-1e9, 1e9) | st.integers(-10, 10).map(lambda n: n / 2000))

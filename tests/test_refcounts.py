@@ -14,14 +14,18 @@ from tiercache.local.face import Call, Face, by_vectorcall
 from tiercache.local.flight import Flight
 from tiercache.local.foreign import Foreign
 from tiercache.local.lru import LRU
-from tiercache.local.packing import pack
+from tiercache.local.packing import pack, pack_read
 from tiercache.local.ready import Ready
-from tiercache.local.record import Found, Record, milliseconds, unpack
+from tiercache.local.record import Found, Record, found, milliseconds, unpack
+from tiercache.local.run import run
 from tiercache.local.table import Mode, Raises, Table
 from tiercache.local.trip import trip
+from tiercache.local.worth import worth
 from tiercache.local.xfetch import clamp, due, window
+from tiercache.policy import Policy
 
 FORCE = int(Mode.FORCE)
+POLICY = Policy()
 ROUNDS = 200
 
 
@@ -176,6 +180,14 @@ NUMBERED: dict[str, Callable[[Table, Any], object]] = {
     "what is found": lambda table, bad: Found(bad, 1.0),
     "its rest": lambda table, bad: Found(RECORD, bad),
     "unpack": lambda table, bad: unpack(bad),
+    "what is left": lambda table, bad: found(bad, RECORD.pack()) and boom(),
+    "a payload's codec": lambda table, bad: RECORD.plain(bad, 9) or boom(),
+    "a payload's bound": lambda table, bad: RECORD.plain(1, bad),
+    "worth's record": lambda table, bad: worth(bad, 1, 1, POLICY, 0.0, 1, 0.0),
+    "worth's policy": lambda table, bad: worth(Found(RECORD, 1.0), 1, 1, bad, 0.0, 1, 0.0),
+    "worth's now": lambda table, bad: worth(Found(RECORD, 1.0), 1, 1, POLICY, 0.0, 1, bad),
+    "run": lambda table, bad: run(bad),
+    "pack_read": lambda table, bad: pack_read(bad if bad is HOSTILE else "\ud800"),
     "pack": lambda table, bad: pack(b"GET", "x", bad, "\ud800"),
     "milliseconds": lambda table, bad: milliseconds(bad),
     "trip's socket": lambda table, bad: trip(bad, b"q", 1, 1.0),

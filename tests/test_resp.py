@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tiercache.local.packing import pack_read
 from tiercache.remote import resp
 from tiercache.remote.resp import INCOMPLETE, MALFORMED, Malformed, Reader, Refusal, pack, pack_all, reader
 
@@ -136,6 +137,14 @@ def test_a_word_that_is_no_text_is_an_error() -> None:
     """And nothing is packed."""
     with pytest.raises(UnicodeEncodeError):
         pack("GET", "\ud800")
+    with pytest.raises(UnicodeEncodeError):
+        pack_read("\ud800")
+
+
+@pytest.mark.parametrize("name", ["", "n", "n" * 9, "n" * 10, "é" * 50, "n" * 100_000])
+def test_a_read_is_packed_as_its_two_commands_are(name: str) -> None:
+    """Whatever the name."""
+    assert pack_read(name) == pack_all([("PTTL", name), ("GET", name)])
 
 
 @pytest.mark.parametrize(
