@@ -23,8 +23,8 @@ SCRIPTS = {
 STUBS = {
     f"tiercache/local/{name}.pyi"
     for name in (
-        *("alias", "face", "flight", "lru", "outcome", "packing"),
-        *("ready", "record", "store", "table", "trip", "warmth", "xfetch"),
+        *("alias", "face", "flight", "following", "lru", "outcome", "packing", "ready"),
+        *("record", "run", "store", "table", "trip", "waiter", "warmth", "worth", "xfetch"),
     )
 }
 

@@ -23,8 +23,8 @@ from tiercache.local.table import Raises, Table
 
 ROOT = Path(__file__).parent.parent
 MODULES = [
-    *("alias", "face", "flight", "following", "foreign", "lru", "outcome", "packing"),
-    *("ready", "record", "store", "table", "trip", "waiter", "warmth", "xfetch"),
+    *("alias", "face", "flight", "following", "foreign", "lru", "outcome", "packing", "ready"),
+    *("record", "run", "store", "table", "trip", "waiter", "warmth", "worth", "xfetch"),
 ]
 
 
