@@ -450,6 +450,18 @@ MUTANTS = [
         caught_by="tests/test_aio.py::test_who_followed_a_load_that_ended_without_answer_asks_again",
     ),
     Mutant(
+        "a refresh that is interrupted before it begins is under way for ever",
+        "flow.py",
+        """\
+    except BaseException:  # interrupted: nobody runs the flight
+        port.node.table.settle(flight, AGAIN)
+""",
+        """\
+    except BaseException:
+""",
+        caught_by="tests/test_events.py::test_an_interrupt_in_a_callback_keeps_nobody_from_the_next_refresh",
+    ),
+    Mutant(
         "a refused load is kept nowhere",
         "leader.py",
         "        if error is None:\n            return loaded, None\n        value",

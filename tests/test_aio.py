@@ -142,7 +142,7 @@ def test_a_task_that_ends_the_program_leaves_nobody_waiting() -> None:
         return tasks
 
     async def rest(tasks: list[asyncio.Task[None]]) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(20):
             await asyncio.wait(tasks)
         await cache.aclose()
 
@@ -165,7 +165,8 @@ def test_who_followed_a_load_that_ended_without_answer_asks_again() -> None:
         await joined(cache, 10)
         for task in cache._process.loops().tasks:
             task.cancel()
-        await again.running.wait()
+        async with asyncio.timeout(20):
+            await again.running.wait()
         again.go.set()
         assert await asyncio.gather(*others) == [1] * 10
         assert again.runs == 1

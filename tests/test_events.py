@@ -1,5 +1,6 @@
 """on_event: what happens, told where it happens; each event beside its counter."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -183,12 +184,15 @@ def failing_quietly() -> None:
     return None
 
 
-def test_a_callback_that_raises_is_logged_once_and_harms_nobody(cache: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ValueError, SystemExit, asyncio.CancelledError, GeneratorExit])
+def test_a_callback_that_raises_is_logged_once_and_harms_nobody(
+    cache: Any, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     """The call has its answer, and the other listeners hear everything."""
     told: list[Any] = []
 
     def bad(event: Any) -> None:
-        raise ValueError("a defect of the user's")
+        raise error("a defect of the user's")
 
     cache.on_event(bad)
     cache.on_event(told.append)
@@ -196,6 +200,23 @@ def test_a_callback_that_raises_is_logged_once_and_harms_nobody(cache: Any, capl
         assert cache.get_or_load("k", cache.loader(lambda: 1)) == 1
     assert [type(event) for event in told] == [events.Miss, events.Load, events.Hit, events.Hit]
     assert caplog.text.count("A callback of on_event failed") == 1
+
+
+def test_an_interrupt_in_a_callback_keeps_nobody_from_the_next_refresh(cache: Any) -> None:
+    """Ctrl-C while an early refresh is told of: it comes out of the call, and a later call refreshes."""
+    interrupts = [events.EarlyRefresh]
+
+    def interrupted(event: Any) -> None:
+        if type(event) in interrupts:
+            interrupts.clear()
+            raise KeyboardInterrupt
+
+    cache.on_event(interrupted)
+    assert cache.get_or_load("k", cache.loader(lambda: 1), beta=0) == 1
+    cache._process.node.draw = lambda: 0.0
+    with pytest.raises(KeyboardInterrupt):
+        cache.get_or_load("k", cache.loader(lambda: 2), refresh="caller", beta=1e9)
+    assert cache.get_or_load("k", cache.loader(lambda: 3), refresh="caller", beta=1e9) == 3
 
 
 def test_a_callback_may_use_the_cache(fleet: MemoryRedis) -> None:

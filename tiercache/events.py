@@ -113,7 +113,9 @@ class Listeners(dict[object, Callback]):
             for token, callback in list(self.items()):
                 try:
                     callback(event)
-                except Exception:
+                except KeyboardInterrupt:  # it is not the callback's own
+                    raise
+                except BaseException:
                     if token not in self._failed:
                         self._failed.add(token)
                         log.exception("A callback of on_event failed; further failures of it are not logged")

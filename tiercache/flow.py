@@ -100,8 +100,12 @@ async def _due(port: Port, flight: Flight, loader: Loader, policy: Policy, ends:
     """Serve the value and refresh it behind, or first, where the policy says so."""
     fly = Leader(port, flight, loader, policy).flies_at
     assert flight.seen is not None
-    present = _local(port.node, flight.key, flight.seen.value, flight.seen)
-    port.node.tell("", events.EarlyRefresh, flight.key)
+    try:
+        present = _local(port.node, flight.key, flight.seen.value, flight.seen)
+        port.node.tell("", events.EarlyRefresh, flight.key)
+    except BaseException:  # interrupted: nobody runs the flight
+        port.node.table.settle(flight, AGAIN)
+        raise
     if policy.refresh != "caller":
         behind(port, flight, fly)
         return present
