@@ -5,7 +5,6 @@ the second tier is `tiercache.testing.MemoryRedis`, and what the timer's thread 
 """
 
 import asyncio
-import inspect
 import math
 import selectors
 from collections import Counter
@@ -15,6 +14,7 @@ from random import Random
 from typing import Any
 
 from tiercache import Policy
+from tiercache.local.ready import Ready
 from tiercache.remote.timer import Timer
 from tiercache.testing import MemoryCache, MemoryRedis
 
@@ -143,7 +143,7 @@ class _Fleet:
     def call(self, cache: MemoryCache) -> None:
         self.course.calls[self.hour()] += 1
         answer = cache.aget_or_load("item", self.load)
-        if inspect.iscoroutine(answer):  # else it is a hit, which has the value already
+        if not isinstance(answer, Ready):  # it is no hit, which has the value already
             self.loop.create_task(self.ask(answer))
 
     async def ask(self, answer: Any) -> None:

@@ -124,6 +124,13 @@ def test_a_cancelled_caller_takes_the_result_from_nobody() -> None:
     asyncio.run(main())
 
 
+def test_who_never_awaits_a_call_is_warned_once_and_in_its_own_name(recwarn: pytest.WarningsRecorder) -> None:
+    """As of any coroutine; nothing of our inside shows."""
+    with MemoryCache() as cache:
+        cache.aget_or_load("k", AsyncGate())
+    assert [str(each.message) for each in recwarn] == ["coroutine 'Cache.aget_or_load' was never awaited"]
+
+
 def test_a_task_that_ends_the_program_leaves_nobody_waiting() -> None:
     """SystemExit in one of those that a load lets go on stops the loop; when it runs again, the others go on."""
     went: list[int] = []

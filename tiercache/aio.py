@@ -9,7 +9,7 @@ import inspect
 import math
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -292,7 +292,7 @@ def _act(
 
 def _never_awaited(value: Any) -> None:
     # A loader's awaitable whose flight was cancelled meanwhile: Python would warn of a coroutine.
-    if inspect.iscoroutine(value):
+    if isinstance(value, Coroutine):
         value.close()
 
 

@@ -4,6 +4,7 @@ import contextvars
 import inspect
 import sys
 import threading
+from collections.abc import Coroutine
 from typing import Any
 
 from tiercache.local.flight import Flight
@@ -82,7 +83,7 @@ class BlockingPort:
         finally:
             loading.reset(entered)
         if inspect.isawaitable(value):
-            if inspect.iscoroutine(value):
+            if isinstance(value, Coroutine):
                 value.close()
             return Outcome(
                 error=TypeError(

@@ -161,11 +161,9 @@ class Cache(Face, Decorators):
         return _value(self._outcome(key, loader, policy, mode), policy)
 
     def _aload(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Awaitable[Any]:
-        calling: Any = self._calling(key, loader, policy, mode)
-        if isinstance(loader, Called):
-            calling.__qualname__ = loader.name  # for warnings
-        value: Any = value_of(calling)
-        value.__qualname__ = calling.__qualname__  # for the names of tasks
+        value: Any = value_of(partial(self._calling, key, loader, policy, mode))
+        # For the names of tasks and for warnings.
+        value.__qualname__ = loader.name if isinstance(loader, Called) else "Cache.aget_or_load"
         return _copied(value) if policy.copy else value
 
     def _outcome(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Outcome:
@@ -211,7 +209,7 @@ class Cache(Face, Decorators):
         """Awaitable `lookup`."""
         derived = self._derive(ttl, policy)
         self._process.node.note_births()
-        return self._result(await outcome_of(self._calling(key, loader, derived)), derived)
+        return self._result(await outcome_of(partial(self._calling, key, loader, derived)), derived)
 
     def _result(self, outcome: Outcome, policy: Policy) -> Result[Any]:
         value, born = _value(outcome, policy), outcome.born

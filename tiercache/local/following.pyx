@@ -27,11 +27,11 @@ cdef class Following:
         self.flight, self.port, self.seconds, self.rest = flight, port, seconds, rest
 
 
-async def value_of(calling):
-    """The value of the outcome that a coroutine of the flow comes to, also as a `Following`; or its error, raised."""
+async def value_of(call):
+    """The value of the outcome that a call of the flow comes to, also as a `Following`; or its error, raised."""
     cdef Following following
     cdef Outcome outcome
-    found = await calling
+    found = await call()
     while type(found) is Following:
         following = found
         waiting = following.port.follow(following.flight, following.seconds)
@@ -50,9 +50,9 @@ async def value_of(calling):
     return outcome.value
 
 
-async def outcome_of(calling):
-    """The outcome itself, that a coroutine of the flow comes to."""
-    found = await calling
+async def outcome_of(call):
+    """The outcome itself, that a call of the flow comes to."""
+    found = await call()
     while type(found) is Following:
         found = await (<Following>found).rest()
     return found
