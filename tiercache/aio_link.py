@@ -3,6 +3,8 @@
 Reads and scripts of all tasks share one: those of one turn of the loop are one write, and the answers come in order.
 Who was alone lately is written at once. A cancelled caller keeps its place in the queue, so nobody gets another's
 answer; a connection that misses a deadline is dropped. While one is laden with a large value, others use another.
+
+This file is longer than others because how answers are told apart, and how a connection is lost, are read together.
 """
 
 import asyncio

@@ -6,6 +6,9 @@ it asks the port.
 
 A call asks the table what to do. Whoever is told LEAD or DUE owns a flight, and a `Leader` takes it to its
 settlement; whoever is told JOIN waits for that. Every fill of tier 1 goes through a flight.
+
+This file is longer than others because reading, loading, writing and invalidating end flights by the same rules, and
+are read together.
 """
 
 import math

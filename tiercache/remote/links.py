@@ -1,6 +1,8 @@
 """Connections for threads: redis-py connects (address, TLS, login), then the socket is ours.
 
 The private attributes of redis-py that tiercache touches are all in this file and in `aio_link.py`.
+
+This file is longer than others because who uses a connection, and who gives it up, are read together.
 """
 
 import math
