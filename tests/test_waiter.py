@@ -35,8 +35,9 @@ async def in_python(main: Coroutine[Any, Any, Any]) -> Any:
     return await asyncio.ensure_future(main)
 
 
-def uvloops(main: Coroutine[Any, Any, Any]) -> Any:
-    uvloop = pytest.importorskip("uvloop")
+def on_uvloop(main: Coroutine[Any, Any, Any]) -> Any:
+    import uvloop
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
 
@@ -44,7 +45,7 @@ def uvloops(main: Coroutine[Any, Any, Any]) -> Any:
 LOOPS = {
     "asyncio": asyncio.run,
     "debug": lambda main: asyncio.run(main, debug=True),
-    "uvloop": uvloops,
+    "uvloop": on_uvloop,
     "tasks in Python": lambda main: asyncio.run(in_python(main)),
 }
 
@@ -52,6 +53,8 @@ LOOPS = {
 @pytest.fixture(params=LOOPS)
 def run(request: pytest.FixtureRequest) -> Any:
     """Runs a coroutine on a loop of each kind."""
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")  # before there is a coroutine that nobody would await
     return LOOPS[request.param]
 
 

@@ -277,7 +277,7 @@ def become_patient(cache: Cache) -> None:
 def leaves_no_keys(server: RedisServer) -> None:
     """Leases and staged values end by themselves; whatever else is there has a lifetime."""
     with server.client() as client:
-        until(lambda: not [name for name in _names(client) if not name.endswith((":v", ":f"))], "a lease is stuck")
+        until(lambda: not [name for name in _names(client) if name.endswith(":l") or ":s:" in name], "a lease is stuck")
         assert not [name for name in _names(client) if client.ttl(name) == -1]
 
 
