@@ -23,7 +23,7 @@ SCRIPTS = {
 STUBS = {
     f"tiercache/local/{name}.pyi"
     for name in (
-        *("alias", "face", "flight", "following", "lru", "outcome", "packing", "ready"),
+        *("alias", "combining", "face", "flight", "following", "lru", "outcome", "packing", "ready"),
         *("record", "run", "store", "table", "trip", "waiter", "warmth", "worth", "xfetch"),
     )
 }

@@ -1,6 +1,5 @@
 """Connections for threads, and the addresses they are made from."""
 
-import itertools
 import signal
 import socket
 import threading
@@ -61,25 +60,6 @@ def test_fifty_threads_each_get_their_own_answer(make_links: Any, redis_server: 
         assert int(client.info()["total_connections_received"]) - before <= 4
 
 
-def test_a_thread_whose_connection_is_snatched_away_does_not_wait_longer_than_it_may(make_links: Any) -> None:
-    """However often one is given back and taken by a faster thread, the wait ends in time."""
-    with FakeRedis(lambda command: b"+OK\r\n") as server:
-        links = make_links(server.url, most=1)
-        links._made = 1  # it is in use
-        times = itertools.count()
-
-        class Snatched(list[Link]):
-            def __bool__(self) -> bool:
-                return next(times) % 2 == 1  # nothing here; one was given back; it is gone again
-
-        links._idle = Snatched()
-        began = time.monotonic()
-        with pytest.raises(Unanswered, match="busy"):
-            links.exchange(PING, 1, 0.05)
-        assert time.monotonic() - began < 10
-        links._idle = []
-
-
 def test_threads_beyond_the_last_connection_wait_and_are_told(make_links: Any) -> None:
     """No place within the timeout is our own fault, not Redis's; the place is there again afterwards."""
     asked, go_on = threading.Event(), threading.Event()
@@ -118,6 +98,48 @@ def test_a_connection_without_a_whole_reply_is_never_used_again(make_links: Any,
         assert server.accepted == 2
 
 
+@pytest.mark.parametrize(
+    "end", [None, b"", b"no such thing\r\n", b"$100000\r\n" + b"x" * 100_000, b"$10\r\nhalf"],
+    ids=["closed", "silence", "malformed", "too large", "half a reply"],
+)  # fmt: skip
+def test_who_sends_for_others_loses_no_answer_that_came(make_links: Any, end: bytes | None) -> None:
+    """Of three calls in one write the second ends the connection: the first is answered, the third asks again."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def answer(command: list[bytes]) -> bytes | None:
+        if command == [b"HOLD"]:
+            held.set()
+            assert go_on.wait(30)
+        if command == [b"LAST"]:
+            return b""  # a server that has lost its thread says no more
+        return end if command == [b"END"] else b"+%b\r\n" % command[0]
+
+    with FakeRedis(answer) as server, ThreadPoolExecutor(4) as pool:
+        links = make_links(server.url, most=1, limit=50_000)
+        calls = [pool.submit(links.exchange, pack("HOLD"), 1, 30)]
+        assert held.wait(30)
+        for number, word in enumerate(["FIRST", "END", "LAST"]):
+            calls.append(pool.submit(links.exchange, pack(word), 1, 1))
+            until(lambda: links.waiting == number + 1)  # noqa: B023
+        go_on.set()
+        assert calls[0].result(30) == [b"HOLD"]
+        assert calls[1].result(30) == [b"FIRST"]
+        for call, ours in ((calls[2], False), (calls[3], True)):
+            with pytest.raises(Unanswered) as told:
+                call.result(30)
+            assert told.value.ours == ours
+            assert told.value.oversized == (end is not None and len(end) > 50_000 and not ours)
+        assert links.exchange(PING, 1, 30) == [b"PING"]
+        assert (links.used, server.accepted) == (0, 2)
+
+
+def until(done: Callable[[], Any]) -> None:
+    end = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 def test_an_answer_that_nobody_asked_for_ends_the_connection(make_links: Any) -> None:
     """A surplus reply is nobody's answer."""
     with FakeRedis(lambda command: b"+1\r\n+2\r\n" if command == [b"TWICE"] else b"+mine\r\n") as server:
@@ -127,16 +149,15 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection(make_links: Any) ->
         assert server.accepted == 2
 
 
-def test_a_new_connection_that_speaks_unasked_answers_nobody(make_links: Any) -> None:
+def test_a_new_connection_that_speaks_unasked_answers_nobody() -> None:
     """A new one would do the same: it is an error, not one try after another."""
     with FakeRedis(lambda command: b"+1\r\n") as server:
-        links = make_links(server.url)
-        links._idle.append(Link(links._address, 5.0))
-        links._made = 1
+        link = Link(Address(server.url, None), 5.0)
         server._open[0].sendall(b"+2\r\n")
-        assert links._idle[0].readable(30)
+        assert link.readable(30)
         with pytest.raises(Unanswered, match="nobody asked"):
-            links.exchange(PING, 1, 30)
+            link.exchange(PING, 1, 30, 2**20)
+        link.close()
         assert server.accepted == 1
 
 
@@ -230,7 +251,8 @@ def test_closed_links_answer_nobody_and_keep_no_connection(make_links: Any, redi
         links.close()
         go_on.set()
         assert running.result(30) == [b"OK"]
-        assert links._idle == []
+        server._threads[1].join(30)  # it ends with its connection
+        assert not server._threads[1].is_alive()
         with pytest.raises(Unanswered, match="closed") as closed:
             links.exchange(PING, 1, 30)
         assert closed.value.ours

@@ -5,16 +5,15 @@ The private attributes of redis-py that tiercache touches are all in this file a
 This file is longer than others because who uses a connection, and who gives it up, are read together.
 """
 
-import math
 import select
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
+from tiercache.local.combining import CombiningPool
 from tiercache.local.trip import trip
 from tiercache.remote.resp import INCOMPLETE, MALFORMED, Refusal, reader
 
@@ -26,12 +25,14 @@ class Unanswered(Exception):
     """No (whole) answer: connection refused or lost, deadline passed, reply too large or malformed.
 
     `oversized`: Redis answers, but with too much. `ours`: it says nothing of Redis, or what another call says already.
+    `came`: the replies that were whole.
     """
 
-    def __init__(self, why: str, *, oversized: bool = False, ours: bool = False) -> None:
+    def __init__(self, why: str, *, oversized: bool = False, ours: bool = False, came: list[Any] | None = None) -> None:
         super().__init__(why)
         self.oversized = oversized
         self.ours = ours
+        self.came = came or []
 
 
 def allowance(size: int) -> float:
@@ -127,7 +128,10 @@ class Link:
                     received = 0
                 data = self._recv(deadline + allowance(size + received))
         except MALFORMED as error:
-            raise Unanswered(str(error) or type(error).__name__) from None
+            raise Unanswered(str(error) or type(error).__name__, came=out) from None
+        except Unanswered as error:
+            error.came = out
+            raise
 
     def _recv(self, deadline: float) -> bytes:
         while True:
@@ -164,120 +168,25 @@ class Link:
         self._connection.disconnect()
 
 
-class Links:
-    """A few connections shared by the threads of this process."""
+class Links(CombiningPool):
+    """A few connections shared by the threads of this process; `limit` bounds the bytes of a reply."""
 
-    def __init__(self, address: Any, connect_timeout: float, limit: int, most: int = 16) -> None:
+    def __init__(self, address: Any, connect_timeout: float, limit: int, most: int = 8) -> None:
+        super().__init__(Unanswered, limit, most)
         self._address = address
         self._connect_timeout = connect_timeout
-        self._limit = limit
-        self._most = most
-        self.closed = False
-        self._idle: list[Link] = []
         self._living: WeakSet[Link] = WeakSet()  # those in use too
-        self.after_fork()
 
-    def after_fork(self) -> None:
-        """In the child: close the copies of the parent's sockets and start with none."""
-        self._idle.clear()
-        for link in list(self._living):
-            link.close()
-        self._given = threading.Condition()
-        # Guarded by _given.
-        self._made = 0  # connections that are idle or in use
-        self._wanted = 0  # threads that wait for one
-
-    def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
-        """Send in one write and read that many replies; raises Unanswered.
-
-        `timeout` bounds the wait for a connection and, once there is one, the call, which gets more for large data.
-        """
-        out = None
-        while out is None:
-            try:
-                link = self._idle.pop()
-            except IndexError:
-                link = self._take(timeout)
-            try:
-                out = link.exchange(packed, replies, timeout, self._limit)
-            except BaseException:  # a connection with a half-read reply is never used again
-                self._lose(link)
-                self.drop_idle()
-                raise
-            if out is None:
-                self._lose(link)
-        if link.demoted:
-            self._lose(link)
-            self.drop_idle()
-            return out
-        self._idle.append(link)
-        if self._wanted or self.closed:
-            self._tell()
-        return out
-
-    def _take(self, timeout: float) -> Link:
-        deadline = math.inf
-        while True:
-            while self._idle:
-                try:
-                    return self._idle.pop()
-                except IndexError:
-                    break
-            now = time.monotonic()
-            deadline = min(deadline, now + timeout)
-            if now > deadline:  # others took whatever was given back
-                raise Unanswered("every connection is busy", ours=True)
-            if self._may_make(deadline - now):
-                break
-        try:
-            link = Link(self._address, self._connect_timeout)
-        except BaseException:
-            self._lose(None)
-            raise
+    def _make(self) -> Link:
+        link = Link(self._address, self._connect_timeout)
         self._living.add(link)
         return link
 
-    def _may_make(self, timeout: float) -> bool:
-        """Wait for a connection. True: make one; False: one was given back, and may be gone again."""
-        with self._given:
-            self._wanted += 1
-            try:
-                free = self._given.wait_for(lambda: self.closed or self._idle or self._made < self._most, timeout)
-            finally:
-                self._wanted -= 1
-            if self.closed:
-                raise Unanswered("the cache is closed", ours=True)
-            if not free:
-                raise Unanswered("every connection is busy", ours=True)
-            made = self._made < self._most
-            self._made += made
-            return made
-
-    def _lose(self, link: Link | None) -> None:
-        if link is not None:
+    def after_fork(self) -> None:
+        """In the child: close the copies of the parent's sockets and start with none."""
+        self.forget()
+        for link in list(self._living):
             link.close()
-        with self._given:
-            self._made -= 1
-            self._given.notify()
-
-    def _tell(self) -> None:
-        with self._given:
-            self._given.notify()
-        if self.closed:
-            self.drop_idle()
-
-    def drop_idle(self) -> None:
-        """Close the connections that nobody is using; they may have died together."""
-        while self._idle:
-            try:
-                link = self._idle.pop()
-            except IndexError:
-                return
-            self._lose(link)
-
-    def close(self) -> None:
-        self.closed = True
-        self.drop_idle()
 
 
 def _safe(error: BaseException) -> str:

@@ -1,0 +1,230 @@
+"""A pool of connections for threads: who finds none free waits in line, and who gets the next one sends for the line.
+
+This is flat combining (Hendler, Incze, Shavit, Tzafrir, SPAA 2010). Sixteen threads that read in turn hand the
+interpreter's lock around at each send and receive; one of them that reads for several hands it around once.
+
+No Python code runs between two steps here but in a connection's making, exchange and closing: an interrupt comes out
+of these, or of a wait, and neither a connection nor anybody's turn is lost by it.
+"""
+cimport cython
+
+import threading
+
+cdef double LONGEST = threading.TIMEOUT_MAX / 2
+cdef double PATIENCE = 0.001  # seconds in line, after which one goes by oneself if there may be more connections
+cdef str CLOSED = "the cache is closed"
+
+cdef enum:
+    FEW = 2  # connections in use: whoever finds so many waits in line first, and so there are calls to combine
+    MOST = 32  # calls in one write
+    ROOM = 65_536  # bytes of one write, if it is not one call's alone
+
+
+@cython.final
+@cython.freelist(32)
+cdef class Caller:
+    """One call: what it asks, and what comes of it."""
+
+    cdef bytes packed
+    cdef Py_ssize_t replies
+    cdef double seconds
+    cdef object turn  # a lock that it waits for: it shall lead, or its answer is there
+    cdef bint leads  # with `link`; without one it shall make it
+    cdef object link
+    cdef list out
+    cdef str why  # there is no answer
+    cdef bint oversized, ours
+
+
+cdef class CombiningPool:
+    """At most so many connections, made when they are needed. `error` is what `exchange` raises.
+
+    A subclass has `_make()`, which connects; a connection has `exchange(packed, replies, seconds, limit)`, `demoted`
+    and `close()`. Whatever of this raises an `error` says by its attributes what the others in the line shall know.
+    """
+
+    cdef object error
+    cdef list idle, line
+    cdef Py_ssize_t most, limit
+    cdef readonly Py_ssize_t used  # connections in use, or being made
+    cdef readonly bint closed
+
+    # What is guarded by `critical_section` makes no objects that the garbage collector could start at: with it
+    # other threads may run.
+
+    def __init__(self, type error not None, Py_ssize_t limit, Py_ssize_t most):
+        self.error, self.limit, self.most = error, limit, most
+        self.forget()
+
+    @property
+    def waiting(self):
+        """Calls in line."""
+        return len(self.line)
+
+    def exchange(self, bytes packed not None, Py_ssize_t replies, double timeout):
+        """Send and read that many replies; raises Unanswered.
+
+        `timeout` bounds the wait for a connection and, once there is one, the call, which gets more for large data.
+        """
+        cdef Caller caller = Caller.__new__(Caller)
+        caller.packed, caller.replies, caller.seconds, caller.turn = packed, replies, timeout, held()
+        if self.must_wait(caller, min(FEW, self.most)):
+            self.wait(caller)
+        if caller.leads:
+            self.lead(caller)
+        if caller.out is None:
+            raise self.error(caller.why, oversized=caller.oversized, ours=caller.ours)
+        return caller.out
+
+    cdef bint must_wait(self, Caller caller, Py_ssize_t most) except -1:
+        with cython.critical_section(self):
+            if self.closed:
+                caller.why, caller.ours = CLOSED, True
+                return False
+            if self.used >= most:
+                self.line.append(caller)
+                return True
+            self.used += 1
+            caller.leads = True
+            if self.idle:
+                caller.link = self.idle.pop()
+            return False
+
+    cdef wait(self, Caller caller):
+        cdef double seconds = min(max(0.0, caller.seconds), LONGEST)
+        try:
+            if caller.turn.acquire(True, min(seconds, PATIENCE)):
+                return
+            if self.left_line(caller) and not self.must_wait(caller, self.most):
+                return
+            if caller.turn.acquire(True, max(0.0, seconds - PATIENCE)):
+                return
+            if self.left_line(caller):
+                caller.why, caller.ours = "every connection is busy", True
+            else:  # at this moment its turn has come, or it is being answered
+                caller.turn.acquire()
+        except BaseException:
+            if not self.left_line(caller) and caller.leads:
+                close_all(self.give(caller.link, False))
+            raise
+
+    cdef bint left_line(self, Caller caller) except -1:
+        cdef Py_ssize_t at
+        with cython.critical_section(self):
+            for at in range(len(self.line)):
+                if self.line[at] is caller:
+                    del self.line[at]
+                    return True
+            return False
+
+    cdef lead(self, Caller caller):
+        cdef list batch = [caller], replies = None, dead
+        cdef Caller each
+        failure = None
+        try:
+            while replies is None:
+                if caller.link is None:
+                    caller.link = self._make()
+                replies = self.ask(batch, caller.link)
+                if replies is None:  # the connection ended since it was used last
+                    link, caller.link = caller.link, None
+                    link.close()
+        except BaseException as error:
+            failure = error
+        link, caller.link = caller.link, None
+        dead = self.give(link, failure is not None or link.demoted)
+        self.tell(batch, replies, failure)
+        for each in batch[1:]:
+            each.turn.release()
+        close_all(dead)
+        if failure is not None and not isinstance(failure, self.error):
+            raise failure
+
+    cdef list ask(self, list batch, link):
+        # The replies to the batch, which who waits in line joins.
+        cdef Caller each
+        cdef Py_ssize_t size = 0, replies = 0
+        cdef double seconds = 0.0
+        with cython.critical_section(self):
+            for each in batch:
+                size += len(each.packed)
+            while self.line and len(batch) < MOST:
+                each = self.line[0]
+                size += len(each.packed)
+                if size > ROOM:
+                    break
+                batch.append(self.line.pop(0))
+        for each in batch:
+            replies += each.replies
+            seconds = max(seconds, each.seconds)
+        packed = (<Caller>batch[0]).packed if len(batch) == 1 else b"".join([(<Caller>one).packed for one in batch])
+        return link.exchange(packed, replies, seconds, self.limit)
+
+    cdef tell(self, list batch, list replies, failure):
+        # Each gets its replies, also those that came before the failure; that is the first one's whom it kept waiting.
+        cdef Caller each
+        cdef Py_ssize_t at = 0
+        cdef bint ours = True, oversized = False
+        cdef str why = "a call in whose write it was sent was interrupted"
+        if failure is not None:
+            replies = []
+            if isinstance(failure, self.error):
+                replies, why, ours, oversized = failure.came, str(failure), failure.ours, failure.oversized
+        for each in batch:
+            if at + each.replies <= len(replies):
+                each.out = replies[at:at + each.replies]
+            else:
+                each.why, each.ours, each.oversized = why, ours, oversized
+                ours, oversized = True, False  # a lost connection is one failure of Redis, however many wait
+            at += each.replies
+
+    cdef list give(self, link, bint lost):
+        # To the first in line: a connection, or without one the place of one. What is to be closed.
+        cdef list dead = [], none = []
+        cdef Caller first = None
+        with cython.critical_section(self):
+            if link is not None and (lost or self.closed):
+                dead.append(link)
+                link = None
+                if lost:  # they may have died together
+                    dead += self.idle
+                    self.idle = none
+            if self.line:
+                first = self.line.pop(0)
+                first.link, first.leads = link, True
+            else:
+                self.used -= 1
+                if link is not None:
+                    self.idle.append(link)
+        if first is not None:
+            first.turn.release()
+        return dead
+
+    def close(self):
+        """Close the connections, those in use once they are given back; who waits for one waits no longer."""
+        cdef Caller each
+        cdef list idle = [], line = []
+        with cython.critical_section(self):
+            self.closed = True
+            idle, self.idle = self.idle, idle
+            line, self.line = self.line, line
+        for each in line:
+            each.why, each.ours = CLOSED, True
+            each.turn.release()
+        close_all(idle)
+
+    def forget(self):
+        """Begin without connections, and with nobody in line."""
+        self.idle, self.line, self.used = [], [], 0
+
+
+cdef held():
+    # A lock that somebody else will release.
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+cdef close_all(list links):
+    for link in links:
+        link.close()
