@@ -14,7 +14,7 @@ flags = ["-O0", "-g", "-UNDEBUG"] if debug else ["-O2"]
 names = (
     *("xfetch", "store", "lru", "warmth", "alias", "foreign", "flight", "table", "ready", "face"),  # tier 1
     *("record", "outcome", "worth", "packing", "trip", "combining", "run"),  # of tier 2, what every read needs
-    *("waiter", "following"),  # of event loops
+    *("turnstile", "waiter", "following"),  # of those who wait for a flight
 )
 extensions = [
     setuptools.Extension(

@@ -24,7 +24,7 @@ STUBS = {
     f"tiercache/local/{name}.pyi"
     for name in (
         *("alias", "combining", "face", "flight", "following", "lru", "outcome", "packing", "ready"),
-        *("record", "run", "store", "table", "trip", "waiter", "warmth", "worth", "xfetch"),
+        *("record", "run", "store", "table", "trip", "turnstile", "waiter", "warmth", "worth", "xfetch"),
     )
 }
 

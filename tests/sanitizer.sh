@@ -41,4 +41,5 @@ PY
 "$python" -m pytest -q -p no:cacheprovider -p no:benchmark \
     tests/test_table.py tests/test_lru.py tests/test_flight.py tests/test_xfetch.py tests/test_face.py \
     tests/test_awaitables.py tests/test_waiter.py tests/test_refcounts.py tests/test_stress.py tests/test_trip.py \
-    tests/test_records.py tests/test_run.py tests/test_combining.py "$@"
+    tests/test_records.py tests/test_run.py tests/test_combining.py \
+    tests/test_turnstile.py "$@"

@@ -26,6 +26,7 @@ from machines import run_machine
 from tiercache import Policy, flow
 from tiercache.errors import LoadFailed, LoadTimeout
 from tiercache.local.flight import Flight
+from tiercache.local.following import outcome_of
 from tiercache.local.outcome import AGAIN, Outcome
 from tiercache.local.record import unpack
 from tiercache.local.table import Mode
@@ -397,7 +398,7 @@ class Flows(RuleBasedStateMachine):
         port, policy, self.draw = SteppedPort(self, host), self.policy, draw
         if kind in ("get_or_load", "refresh"):
             mode = Mode.FORCE if kind == "refresh" else Mode.LOAD
-            coroutine: Any = flow.get_or_load(port, "k", object, policy, int(mode))
+            coroutine: Any = outcome_of(flow.get_or_load, port, "k", object, policy, int(mode))
         elif kind == "get":
             coroutine = flow.get(port, "k", policy)
         elif kind == "set":

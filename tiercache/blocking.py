@@ -10,29 +10,12 @@ from typing import Any
 from tiercache.local.flight import Flight
 from tiercache.local.outcome import Outcome
 from tiercache.local.run import run as run
+from tiercache.local.turnstile import Turnstile
 from tiercache.policy import Policy
 from tiercache.port import Fly, Loader, Message, Node, Place, Slot, loading
 from tiercache.workers import Workers
 
 _LONGEST = threading.TIMEOUT_MAX / 2
-
-
-class Turnstile:
-    """Lets every waiting thread of a flight through once it is called."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def __call__(self) -> None:
-        self._lock.release()
-
-    def wait(self, seconds: float) -> bool:
-        """False if the flight took longer."""
-        if not self._lock.acquire(timeout=max(0.0, min(seconds, _LONGEST))):
-            return False
-        self._lock.release()
-        return True
 
 
 class BlockingPort:
@@ -61,8 +44,12 @@ class BlockingPort:
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
         return await fly(self)
 
+    def follow(self, flight: Flight, seconds: float) -> Turnstile | None:
+        """Begin to wait for a flight: what to wait for before one leaves it; None: it is settled."""
+        return flight.follow(None, Turnstile())
+
     async def join(self, flight: Flight, seconds: float) -> Outcome | None:
-        turnstile = flight.follow(None, Turnstile())
+        turnstile = self.follow(flight, seconds)
         if turnstile is None:
             return flight.outcome  # type: ignore[no-any-return]
         try:

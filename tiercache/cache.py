@@ -21,7 +21,7 @@ from tiercache.hot import Hot
 from tiercache.keys import check_key
 from tiercache.loaded import Loaded
 from tiercache.local.face import Face, monotonic
-from tiercache.local.following import Following, outcome_of, value_of
+from tiercache.local.following import Following, outcome_in_thread, outcome_of, value_of
 from tiercache.local.outcome import AGAIN, Outcome
 from tiercache.local.packing import is_plain
 from tiercache.local.table import Mode, Table
@@ -161,15 +161,14 @@ class Cache(Face, Decorators):
         return _value(self._outcome(key, loader, policy, mode), policy)
 
     def _aload(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Awaitable[Any]:
-        value: Any = value_of(partial(self._calling, key, loader, policy, mode))
+        value: Any = value_of(self._calling, key, loader, policy, mode)
         # For the names of tasks and for warnings.
         value.__qualname__ = loader.name if isinstance(loader, Called) else "Cache.aget_or_load"
         return _copied(value) if policy.copy else value
 
     def _outcome(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Outcome:
         _check_loader(loader, blocking=True)
-        outcome: Any = run(flow.get_or_load(self._blocking(), self._wire(key), loader, policy, mode))
-        return outcome  # type: ignore[no-any-return]  # threads follow in the flow itself
+        return outcome_in_thread(run(flow.get_or_load(self._blocking(), self._wire(key), loader, policy, mode)))
 
     async def _calling(self, key: str, loader: Callable[[], Any], policy: Policy, mode: int = 0) -> Outcome | Following:
         _check_loader(loader, blocking=False)
@@ -209,7 +208,7 @@ class Cache(Face, Decorators):
         """Awaitable `lookup`."""
         derived = self._derive(ttl, policy)
         self._process.node.note_births()
-        return self._result(await outcome_of(partial(self._calling, key, loader, derived)), derived)
+        return self._result(await outcome_of(self._calling, key, loader, derived), derived)
 
     def _result(self, outcome: Outcome, policy: Policy) -> Result[Any]:
         value, born = _value(outcome, policy), outcome.born

@@ -12,7 +12,6 @@ are read together.
 """
 
 import math
-from functools import partial
 from typing import Any
 
 from tiercache import events
@@ -67,9 +66,9 @@ async def get_or_load(
             outcome = await leader.look_up() or await port.lead(flight, leader.flies_at, policy)
         if outcome is None:
             limit = _limit(port, policy, ends)
-            if verdict == JOIN and port.on_loop and mode == LOAD and ends.soft >= limit:
-                rest = partial(_rest, port, flight, loader, policy, ends, limit)
-                return Following(flight, port, limit - node.now(), rest)
+            may_wait = not (flight.on_loop and port.blocks_a_loop())
+            if verdict == JOIN and mode == LOAD and may_wait and ends.soft >= limit:
+                return Following(flight, port, limit - node.now(), _rest, loader, policy, ends, limit)
             outcome = await _join(port, flight, loader, policy, ends, limit, mode)
         if verdict == LEAD and outcome is AGAIN:
             ends = ends._replace(soft=math.inf)  # what interrupts the loader shall reach this caller's frame

@@ -202,6 +202,10 @@ class Port(Protocol):
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
         """Run a flight here, or start it beside the caller and return None: it is to be joined."""
 
+    def follow(self, flight: Flight, seconds: float) -> Any:
+        """Begin to wait for somebody's flight. None: it is settled; else what a task awaits for so long, and a thread
+        waits for by its `wait(seconds)`, before it leaves the flight."""
+
     async def join(self, flight: Flight, seconds: float) -> Outcome | None:
         """The outcome of somebody's flight, None if it takes longer."""
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from random import Random
 from typing import Any
 
@@ -139,10 +138,10 @@ class SimCache(Cache):
         return ThreadPort(self.member)
 
     async def _aload(self, key: str, loader: Any, policy: Policy, mode: int = 0) -> Any:
-        return await outcome_of(partial(flow.get_or_load, self._aio(), self._wire(key), loader, policy, mode))
+        return await outcome_of(flow.get_or_load, self._aio(), self._wire(key), loader, policy, mode)
 
     def _load(self, key: str, loader: Any, policy: Policy, mode: int = 0) -> Any:
-        return flow.get_or_load(self._blocking(), self._wire(key), loader, policy, mode)
+        return outcome_of(flow.get_or_load, self._blocking(), self._wire(key), loader, policy, mode)
 
 
 class Member:

@@ -1,0 +1,6 @@
+from typing import final
+
+@final
+class Turnstile:
+    def __call__(self) -> None: ...
+    def wait(self, seconds: float) -> bool: ...
