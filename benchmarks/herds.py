@@ -65,12 +65,21 @@ def caller(url: str, namespace: str, pipe: Any, arm: str, scene: Scene, number: 
         await asyncio.sleep(LOAD)
         return time.monotonic()
 
+    def wait_for_the_others() -> None:
+        pipe.send("answered")
+        pipe.recv()
+
+    async def end_together() -> None:
+        wait_for_the_others()
+        await end()
+
     ask, end = ARMS[arm](url, namespace, load if scene.colour == "threads" else aload)
     if scene.colour == "threads":
         waits, used = fleet.in_threads(lambda number: ask(key(number)), scene.callers, pipe)
+        wait_for_the_others()
         end()
     else:
-        waits, used = fleet.in_tasks(lambda number: ask(key(number)), scene.callers, pipe, end)
+        waits, used = fleet.in_tasks(lambda number: ask(key(number)), scene.callers, pipe, end_together)
     pipe.send((waits, len(loads), used))
 
 
@@ -170,9 +179,13 @@ def herd(server: RedisServer, arm: str, scene: Scene, monitored: bool = False) -
         before = _processor(server)
         for member in members:
             member.tell()
-        heard = [member.hear(PATIENCE) for member in members]
+        for member in members:
+            member.hear(PATIENCE)
         redis = _processor(server) - before
         commands = len(monitor.stop(server)) if monitor else None
+        for member in members:  # whoever ends takes time from those who still wait
+            member.tell()
+        heard = [member.hear(PATIENCE) for member in members]
     finally:
         for member in members:
             member.end()
