@@ -1,5 +1,6 @@
 """Threads share a few connections: who gets one sends for all who wait, and whatever happens nobody is forgotten."""
 
+import contextlib
 import gc
 import random
 import signal
@@ -328,7 +329,8 @@ def test_nothing_is_held_when_it_is_over(threads: Threads) -> None:
     gc.disable()
     try:
         assert ask(pool, b"k") == ["x", "x"]
-        pool.exchange(b"1 2 3", 3, LONG)
+        with contextlib.suppress(Unanswered):
+            pool.exchange(b"1 2 3", 3, LONG)
         assert [each() for each in answers] == [None] * 5
     finally:
         gc.enable()

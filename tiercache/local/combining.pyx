@@ -66,15 +66,51 @@ cdef class CombiningPool:
 
         `timeout` bounds the wait for a connection and, once there is one, the call, which gets more for large data.
         """
-        cdef Caller caller = Caller.__new__(Caller)
+        cdef Caller caller
+        link = self.free()
+        if link is not None:  # most calls are alone, and done here
+            try:
+                out = link.exchange(packed, replies, timeout, self.limit)
+            except BaseException:
+                close_all(self.give(link, True))
+                raise
+            if out is not None:
+                if link.demoted or not self.put_back(link):
+                    close_all(self.give(link, link.demoted))
+                return out
+        caller = Caller.__new__(Caller)
         caller.packed, caller.replies, caller.seconds, caller.turn = packed, replies, timeout, held()
-        if self.must_wait(caller, min(FEW, self.most)):
+        if link is not None:  # it had ended since it was used last
+            caller.leads = True
+            try:
+                link.close()
+            except BaseException:
+                self.give(None, False)
+                raise
+        elif self.must_wait(caller, min(FEW, self.most)):
             self.wait(caller)
         if caller.leads:
             self.lead(caller)
         if caller.out is None:
             raise self.error(caller.why, oversized=caller.oversized, ours=caller.ours)
         return caller.out
+
+    cdef free(self):
+        # A connection that may be used at once: then nobody is in line.
+        with cython.critical_section(self):
+            if self.idle and self.used < FEW and not self.closed:
+                self.used += 1
+                return self.idle.pop()
+            return None
+
+    cdef bint put_back(self, link) except -1:
+        # If nobody waits for it.
+        with cython.critical_section(self):
+            if self.line or self.closed:
+                return False
+            self.used -= 1
+            self.idle.append(link)
+            return True
 
     cdef bint must_wait(self, Caller caller, Py_ssize_t most) except -1:
         with cython.critical_section(self):
