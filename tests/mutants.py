@@ -72,7 +72,7 @@ MUTANTS = [
                 self._slots[key].append(slot)
             return self._slots[key][0]
 """,
-        seed=193,
+        seed=723,
     ),
     Mutant(
         "a bypass commits",
@@ -84,7 +84,7 @@ MUTANTS = [
         """\
         return await self._commit(loaded.value, 0.01)
 """,
-        seed=427,
+        seed=12928,
     ),
     Mutant(
         "an unanswered acquire commits",
@@ -114,7 +114,7 @@ MUTANTS = [
         lease.attempt += 1
         for last in (False, True):
 """,
-        seed=3624,
+        seed=25629,
     ),
     Mutant(
         "an entry of an earlier epoch is trusted",
@@ -149,7 +149,7 @@ MUTANTS = [
         if self.flights.get(flight.key) is flight:
             del self.flights[flight.key]
 """,
-        seed=120,
+        seed=303,
     ),
     Mutant(
         "an early refresh with the id just read",
@@ -178,7 +178,7 @@ MUTANTS = [
             case Busy() if slot is None:
                 node.count("busy")
 """,
-        seed=270,
+        seed=2758,
     ),
     Mutant(
         "failed is believed from another lease",
@@ -305,7 +305,7 @@ MUTANTS = [
         """\
         self.table.cut(key, id)
 """,
-        seed=245,
+        seed=28256,
     ),
     Mutant(
         "lifetimes are anchored where the answer came",
@@ -551,7 +551,7 @@ MUTANTS = [
         return [b"LOST"]
 """,
         "",
-        seed=3,
+        seed=7,
         says="S6:",
     ),
     Mutant(
@@ -579,7 +579,7 @@ MUTANTS = [
         "testing/scripts.py",
         '        if kind == b"failed" and db.hash(f)',
         "        if False and db.hash(f)",
-        seed=3,
+        seed=23,
         says="S11:",
     ),
     Mutant(

@@ -87,7 +87,7 @@ cdef class CombiningPool:
             except BaseException:
                 self.give(None, False)
                 raise
-        elif self.must_wait(caller, min(FEW, self.most)):
+        elif self.must_wait(caller):
             self.wait(caller)
         if caller.leads:
             self.lead(caller)
@@ -112,12 +112,12 @@ cdef class CombiningPool:
             self.idle.append(link)
             return True
 
-    cdef bint must_wait(self, Caller caller, Py_ssize_t most) except -1:
+    cdef bint must_wait(self, Caller caller) except -1:
         with cython.critical_section(self):
             if self.closed:
                 caller.why, caller.ours = CLOSED, True
                 return False
-            if self.used >= most:
+            if self.used >= min(FEW, self.most):
                 self.line.append(caller)
                 return True
             self.used += 1
@@ -131,7 +131,7 @@ cdef class CombiningPool:
         try:
             if caller.turn.acquire(True, min(seconds, PATIENCE)):
                 return
-            if self.left_line(caller) and not self.must_wait(caller, self.most):
+            if self.overtakes(caller):
                 return
             if caller.turn.acquire(True, max(0.0, seconds - PATIENCE)):
                 return
@@ -143,6 +143,17 @@ cdef class CombiningPool:
             if not self.left_line(caller) and caller.leads:
                 close_all(self.give(caller.link, False))
             raise
+
+    cdef bint overtakes(self, Caller caller) except -1:
+        # Out of the line, if there may be one more connection in use; else it keeps its place there.
+        with cython.critical_section(self):
+            if self.used >= self.most or not self.left_line(caller):
+                return False
+            self.used += 1
+            caller.leads = True
+            if self.idle:
+                caller.link = self.idle.pop()
+            return True
 
     cdef bint left_line(self, Caller caller) except -1:
         cdef Py_ssize_t at
