@@ -5,6 +5,8 @@ interpreter's lock around at each send and receive; one of them that reads for s
 
 No Python code runs between two steps here but in a connection's making, exchange and closing: an interrupt comes out
 of these, or of a wait, and neither a connection nor anybody's turn is lost by it.
+
+This file is longer than others because who waits, who sends and who is told share one state, and are read together.
 """
 cimport cython
 
@@ -120,10 +122,7 @@ cdef class CombiningPool:
             if self.used >= min(FEW, self.most):
                 self.line.append(caller)
                 return True
-            self.used += 1
-            caller.leads = True
-            if self.idle:
-                caller.link = self.idle.pop()
+            self.place(caller)
             return False
 
     cdef wait(self, Caller caller):
@@ -144,15 +143,19 @@ cdef class CombiningPool:
                 close_all(self.give(caller.link, False))
             raise
 
+    cdef void place(self, Caller caller):
+        # One more connection in use, an idle one if there is one; called in a critical section.
+        self.used += 1
+        caller.leads = True
+        if self.idle:
+            caller.link = self.idle.pop()
+
     cdef bint overtakes(self, Caller caller) except -1:
         # Out of the line, if there may be one more connection in use; else it keeps its place there.
         with cython.critical_section(self):
             if self.used >= self.most or not self.left_line(caller):
                 return False
-            self.used += 1
-            caller.leads = True
-            if self.idle:
-                caller.link = self.idle.pop()
+            self.place(caller)
             return True
 
     cdef bint left_line(self, Caller caller) except -1:
