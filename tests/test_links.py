@@ -183,17 +183,22 @@ def test_connections_that_the_server_closed_are_noticed_before_they_are_used(
 
 def test_one_dead_connection_takes_the_idle_ones_with_it(make_links: Any) -> None:
     """So that the retry is on a new one: connections through a dead host die together and in silence."""
-    dead, entered = threading.Event(), threading.Barrier(3)
+    dead, entered, go = threading.Event(), threading.Semaphore(0), threading.Event()
 
     def answer(command: list[bytes]) -> bytes:
-        if command == [b"TOGETHER"]:
-            entered.wait(30)
+        if command == [b"WAIT"]:
+            entered.release()
+            go.wait(30)
         return b"" if dead.is_set() and server.accepted <= 3 else b"+OK\r\n"
 
     with FakeRedis(answer) as server, ThreadPoolExecutor(3) as pool:
         links = make_links(server.url)
-        for future in [pool.submit(links.exchange, pack("TOGETHER"), 1, 30) for _ in range(3)]:
-            assert future.result(30) == [b"OK"]
+        futures = []
+        for _ in range(3):  # each once the call before is with the server, or one would be sent with another
+            futures.append(pool.submit(links.exchange, pack("WAIT"), 1, 30))
+            assert entered.acquire(timeout=30)
+        go.set()
+        assert [future.result(30) for future in futures] == [[b"OK"]] * 3
         dead.set()
         with pytest.raises(Unanswered):
             links.exchange(PING, 1, 0.05)
