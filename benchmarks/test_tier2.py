@@ -1,13 +1,14 @@
 """Groups tier2 and tier2-concurrent: reads that Redis answers, beside redis-py's GET with the same decoding.
 
 Ours reads a value and its lifetime, decodes it and keeps it in tier 1; tier 1 has room for one entry here, and the
-keys are read in turn, so that it never answers.
+keys are read in turn, so that it never answers. Callers at the same time have keys of their own: who asks for a key
+that another is reading would share that read.
 """
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
@@ -25,10 +26,11 @@ from rows import Row
 from tiercache import Cache
 
 VALUE = {"id": 42, "name": "popular item", "price": 9.95, "tags": ["a", "b", "c"]}
-KEYS = [f"key:{number}" for number in range(64)]
 SYNC = "redis.Redis `get` and `unpackb`"
 ASYNC = "redis.asyncio `get` and `unpackb`"
 THREADS, TASKS = 16, 64
+EACH = 64
+KEYS = [f"key:{number}" for number in range(TASKS * EACH)]
 READS = 32  # of each of them, at least: it is not their start that is timed
 SHARED = f"{THREADS} threads, one shared {SYNC}"
 POOLED = f"{TASKS} tasks, {ASYNC}, {TASKS} connections"
@@ -44,6 +46,7 @@ def cache(redis_server: RedisServer) -> Iterator[Cache]:
         assert cache.get(KEYS[0]) == cache.get(KEYS[1]) == VALUE
         yield cache
         stats = cache.stats()
+        assert not stats["joins"], stats
         assert not any(count for name, count in stats.items() if name.startswith("bypass")), stats
 
 
@@ -55,32 +58,41 @@ def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
         yield client
 
 
-def reading(get: Callable[[str], Any]) -> Callable[[int], None]:
+def keys_of(caller: int) -> list[str]:
+    """The keys that one of several callers reads."""
+    return KEYS[caller * EACH : (caller + 1) * EACH]
+
+
+def reading(get: Callable[[str], Any], caller: int = 0) -> Callable[[int], None]:
     """Reads n keys, one after another."""
 
     def run(times: int) -> None:
-        for _, key in zip(range(times), cycle(KEYS), strict=False):
+        for _, key in zip(range(times), cycle(keys_of(caller)), strict=False):
             get(key)
 
     return run
 
 
-def awaiting(get: Callable[[str], Any], loop: Loop) -> Callable[[int], None]:
+def awaiting(get: Callable[[str], Any], caller: int = 0) -> Callable[[int], Coroutine[Any, Any, None]]:
     """The same on a loop."""
 
     async def run(times: int) -> None:
-        for _, key in zip(range(times), cycle(KEYS), strict=False):
+        for _, key in zip(range(times), cycle(keys_of(caller)), strict=False):
             await get(key)
 
-    return lambda times: loop.run_until_complete(run(times))
+    return run
+
+
+def in_loop(get: Callable[[str], Any], loop: Loop) -> Callable[[int], None]:
+    """One task reads n keys."""
+    return lambda times: loop.run_until_complete(awaiting(get)(times))
 
 
 def in_threads(get: Callable[[str], Any]) -> Callable[[int], None]:
     """THREADS threads read n keys each."""
-    run = reading(get)
 
     def all_at_once(times: int) -> None:
-        threads = [threading.Thread(target=run, args=(times,)) for _ in range(THREADS)]
+        threads = [threading.Thread(target=reading(get, number), args=(times,)) for number in range(THREADS)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -92,12 +104,8 @@ def in_threads(get: Callable[[str], Any]) -> Callable[[int], None]:
 def in_tasks(get: Callable[[str], Any], loop: Loop) -> Callable[[int], None]:
     """TASKS tasks read n keys each."""
 
-    async def run(times: int, number: int) -> None:
-        for step in range(times):
-            await get(KEYS[(number + step) % len(KEYS)])
-
     async def all_at_once(times: int) -> None:
-        await asyncio.gather(*[run(times, number) for number in range(TASKS)])
+        await asyncio.gather(*[awaiting(get, number)(times) for number in range(TASKS)])
 
     return lambda times: loop.run_until_complete(all_at_once(times))
 
@@ -175,12 +183,12 @@ def test_dogpile(row: Row, redis_server: RedisServer) -> None:
 
 def test_async_redis(row: Row, async_client: Callable[[str], Any], event_loop: Loop) -> None:
     row.note("tier2", ASYNC, "yardstick")
-    row.time(awaiting(async_client, event_loop))
+    row.time(in_loop(async_client, event_loop))
 
 
 def test_aget(row: Row, aget: Callable[[str], Any], event_loop: Loop) -> None:
     row.note("tier2", "`aget`, one at a time", "ours", ASYNC)
-    row.time(awaiting(aget, event_loop))
+    row.time(in_loop(aget, event_loop))
 
 
 @pytest.mark.parametrize(
@@ -193,7 +201,7 @@ def test_aget(row: Row, aget: Callable[[str], Any], event_loop: Loop) -> None:
 def test_async_peer(row: Row, peer: Any, note: str, redis_server: RedisServer, event_loop: Loop) -> None:
     row.note("tier2", f"{peer.__name__}, Redis, `get`", "peer", ASYNC, note)
     with filled(peer, redis_server, event_loop) as get:
-        row.time(awaiting(get, event_loop))
+        row.time(in_loop(get, event_loop))
 
 
 def test_threads_of_redis(row: Row, client: redis.Redis) -> None:

@@ -9,7 +9,7 @@ import inspect
 import math
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -34,6 +34,7 @@ class Loops:
     def __init__(self, wire: Wire | None, workers: Workers) -> None:
         self._wire = wire
         self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        self._latest: tuple[Callable[[], Any], Any] = (_nobody, None)  # the loop that asked last, and its links
         self.workers = workers
         self.tasks: set[asyncio.Task[Any]] = set()
         self.refreshes: set[asyncio.Task[Any]] = set()  # those of them that began behind their callers
@@ -44,14 +45,19 @@ class Loops:
         return AioPort(node, self)
 
     def links(self, loop: asyncio.AbstractEventLoop) -> Any:
-        links = self._links.get(loop)
-        if links is None:
-            if self._closed or self._wire is None:
-                raise Unanswered("the cache is closed", ours=True)
-            for ended in [each for each in list(self._links) if each.is_closed()]:
-                self._links.pop(ended, None)
-            links = self._links.setdefault(loop, self._wire.loop_links())
+        """The connections of a loop, made with its first call."""
+        latest, links = self._latest
+        if latest() is not loop:
+            links = self._links.get(loop) or self._new_links(loop)
+            self._latest = weakref.ref(loop), links
         return links
+
+    def _new_links(self, loop: asyncio.AbstractEventLoop) -> Any:
+        if self._closed or self._wire is None:
+            raise Unanswered("the cache is closed", ours=True)
+        for ended in [each for each in list(self._links) if each.is_closed()]:
+            self._links.pop(ended, None)
+        return self._links.setdefault(loop, self._wire.loop_links())
 
     def close_own(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close the connection of a loop, on its thread."""
@@ -68,14 +74,20 @@ class Loops:
             except RuntimeError:  # that loop is closed, and its connection with it
                 pass
         self._links.clear()
+        self._latest = (_nobody, None)
 
     def after_fork(self) -> None:
         """In the child: close the copies of the parent's sockets and start with none."""
         for links in list(self._links.values()):
             links.after_fork()
         self._links.clear()
+        self._latest = (_nobody, None)
         self.tasks.clear()
         self.refreshes.clear()
+
+
+def _nobody() -> None:
+    """No loop."""
 
 
 class LoopWaker:
@@ -156,14 +168,16 @@ class AioPort:
         finally:
             handle.cancel()
 
-    async def exchange(self, packed: bytes, replies: int, timeout: float) -> list[Any]:
-        links, began = self._loops.links(self._loop), self.node.now()
-        link = links.free() or await links.link(self.left)
-        out: list[Any] = await link.exchange(packed, replies, timeout)
-        # It was answered, so what it took beyond the timeout were turns of the loop, and no time of Redis.
-        if (beyond := self.node.now() - began - timeout) > 0:
-            self.left += beyond
-        return out
+    def exchange(self, packed: bytes, replies: int, timeout: float) -> Awaitable[list[Any]]:
+        links = self._loops.links(self._loop)
+        link = links.free()
+        if link is None:
+            return self._connected(links, packed, replies, timeout)
+        return link.exchange(packed, replies, timeout)  # type: ignore[no-any-return]
+
+    async def _connected(self, links: Any, packed: bytes, replies: int, timeout: float) -> list[Any]:
+        link = await links.link(self.left)
+        return await link.exchange(packed, replies, timeout)  # type: ignore[no-any-return]
 
     async def lead(self, flight: Flight, fly: Fly, policy: Policy) -> Outcome | None:
         flight.on_loop = True

@@ -8,17 +8,18 @@ This file is longer than others because how answers are told apart, and how a co
 """
 
 import asyncio
+import math
 import os
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
-from tiercache.local.waiter import Waiter, end_all
+from tiercache.local.waiter import Waiting, end_all
 from tiercache.remote.links import GRACE, Unanswered, allowance, is_demoted
 from tiercache.remote.resp import INCOMPLETE, MALFORMED, Refusal, reader
 
 T = TypeVar("T")
-BATCH = 512  # requests in one write: more would make Redis keep other clients waiting
+BATCH = 32  # requests in one write: Redis answers them while the same turn of the loop asks for more
 LADEN = 65_536  # bytes of an unfinished reply beyond which a connection is not shared
 MOST = 4  # connections of one loop
 
@@ -37,21 +38,6 @@ async def within(seconds: float, future: "asyncio.Future[T]") -> T:
         future.cancel()
         raise
     return future.result()
-
-
-class Waiting(Waiter):
-    """One caller's place in the queue of answers; awaited, it gives them."""
-
-    __slots__ = ("left", "moved_before", "size")
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, deadline: float, replies: int, size: int, moved_before: int
-    ) -> None:
-        super().__init__(loop, deadline, asyncio.CancelledError)
-        self.value: list[Any] = []
-        self.left = replies
-        self.size = size
-        self.moved_before = moved_before
 
 
 class LoopLink(asyncio.Protocol):
@@ -89,31 +75,35 @@ class LoopLink(asyncio.Protocol):
         """Send with others and read that many replies; it, or what it gives once it is awaited, raises Unanswered."""
         if self.closed:
             raise Unanswered("the connection is lost")
-        deadline = self._loop.time() + timeout
-        waiting = Waiting(self._loop, deadline, replies, len(packed), self._moved)
-        if not self._waiting:
+        waiting = Waiting(self._loop, asyncio.CancelledError, replies, len(packed), self._moved)
+        alone = not self._waiting
+        self._waiting.append(waiting)
+        if alone:
             self._head_at = self._moved
-        if not self._waiting and not self._crowded:
-            self._transport.write(packed)
+        if alone and not self._crowded:
+            self._write(packed, [(packed, waiting, timeout)])
         else:
             if not self._unsent:
                 self._loop.call_soon(self._send)
             self._unsent.append((packed, waiting, timeout))
-        self._waiting.append(waiting)
-        if self._watch is None or deadline < self._watch.when():
-            self._look_at(deadline)
+            if len(self._unsent) == BATCH:
+                self._send()
         return waiting
 
     def _send(self) -> None:
-        batch, self._unsent = self._unsent[:BATCH], self._unsent[BATCH:]
-        self._crowded = len(self._waiting) > 1
-        now = self._loop.time()
-        for _, waiting, timeout in batch:  # a turn of the loop may take long, which is no fault of Redis
+        batch, self._unsent = self._unsent, []
+        if batch and not self.closed:
+            self._crowded = len(self._waiting) > 1
+            self._write(b"".join([packed for packed, _, _ in batch]), batch)
+
+    def _write(self, packed: bytes, batch: list[tuple[bytes, Waiting, float]]) -> None:
+        now, first = self._loop.time(), math.inf
+        for _, waiting, timeout in batch:  # from here on: the turn of the loop before it is no time of Redis
             waiting.until = now + timeout
-        if not self.closed:
-            self._transport.write(b"".join([packed for packed, _, _ in batch]))
-            if self._unsent:
-                self._loop.call_soon(self._send)
+            first = min(first, waiting.until)
+        self._transport.write(packed)
+        if self._watch is None or first < self._watch.when():
+            self._look_at(first)
 
     def _look_at(self, when: float) -> None:
         if self._watch is not None:
@@ -129,25 +119,25 @@ class LoopLink(asyncio.Protocol):
         first = min(each.until + allowance(each.size + self._moved - each.moved_before) for each in self._waiting)
         if now - planned > GRACE:  # the loop was blocked: the answer may be there already
             first = max(first, now + 0.001)
-        if first > now:
-            self._look_at(first)
-        else:
+        if first <= now:
             self._fail("no answer in time")
+        elif first < math.inf:  # else none of them is sent yet
+            self._look_at(first)
 
     def data_received(self, data: bytes) -> None:
         self._moved += len(data)
         self._reader.feed(data)
-        answered: list[Waiter] = []
+        waiting, gets, answered = self._waiting, self._reader.gets, []
         try:
-            while self._waiting and (reply := self._reader.gets()) is not INCOMPLETE:
+            while waiting and (reply := gets()) is not INCOMPLETE:
                 if type(reply) is Refusal and is_demoted(reply):
                     self.closed = True
-                first = self._waiting[0]
+                first = waiting[0]
                 first.value.append(reply)
                 first.left -= 1
                 self._head_at = self._moved
                 if not first.left:
-                    answered.append(self._waiting.popleft())
+                    answered.append(waiting.popleft())
         except MALFORMED as error:
             self._fail(str(error) or type(error).__name__)
         if answered:

@@ -18,4 +18,13 @@ class Waiter:
     def end(self) -> None: ...
     def fail(self, error: BaseException) -> None: ...
 
+class Waiting(Waiter):
+    value: list[Any]
+    left: int
+    size: int
+    moved_before: int
+    def __init__(
+        self, loop: Any, cancelled_error: type[BaseException], left: int, size: int, moved_before: int
+    ) -> None: ...
+
 def end_all(loop: Any, waiters: list[Waiter]) -> None: ...

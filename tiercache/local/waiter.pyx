@@ -5,9 +5,16 @@ part of what it costs to let a task go on. Here the loop has one handle for all 
 """
 cimport cython
 
+from cpython.ref cimport PyObject
+from libc.math cimport INFINITY
+
 cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
+    void PyErr_SetObject(object kind, object value)
+    ctypedef PyObject* (*iternextfunc)(PyObject*) noexcept
+    ctypedef struct Slots "PyTypeObject":
+        iternextfunc tp_iternext
 
 
 @cython.freelist(64)
@@ -82,6 +89,35 @@ cdef class Waiter:
         # It holds nobody any more: a task and what it waits for would keep each other.
         self.ended = True
         self.callback = self.context = None
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Waiting(Waiter):
+    """One caller's place in the queue of a connection's answers; awaited, it gives the list of them.
+
+    `left`: how many are to come. `size`: bytes that were sent. `moved_before`: bytes that had been received by then.
+    It has no end until somebody says how long Redis may take.
+    """
+
+    cdef public Py_ssize_t left, size, moved_before
+
+    def __init__(self, loop, cancelled_error, Py_ssize_t left, Py_ssize_t size, Py_ssize_t moved_before):
+        self.loop, self.until, self.cancelled_error, self.value = loop, INFINITY, cancelled_error, []
+        self.left, self.size, self.moved_before = left, size, moved_before
+
+
+cdef PyObject* quick_next(PyObject* self) noexcept:
+    # Its end with a list, for which nobody needs an exception with a traceback: the interpreter takes the list.
+    cdef Waiting waiting = <Waiting>self
+    if waiting.ended and waiting.error is None and type(waiting.value) is list:
+        PyErr_SetObject(StopIteration, waiting.value)
+        return NULL
+    return slow_next(self)
+
+
+cdef iternextfunc slow_next = (<Slots*>Waiting).tp_iternext
+(<Slots*>Waiting).tp_iternext = quick_next
 
 
 def end_all(loop, list waiters not None):

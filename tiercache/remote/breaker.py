@@ -26,7 +26,7 @@ class Breaker:
         self.failures = 0
         self._pause = 0.0
         self._retry_at = 0.0
-        self._ticket = 1  # a new one for each change of state and each probe
+        self.ticket = 1  # a new one for each change of state and each probe; good while there are no failures
 
     @property
     def open(self) -> bool:
@@ -45,15 +45,15 @@ class Breaker:
     def admits(self) -> int:
         """May a call be made? 0: no; else its ticket. While open, only one becomes the probe."""
         if self.failures < TRIPS:
-            return self._ticket
+            return self.ticket
         with self.lock:
             now = self._now()
             if self.open and now < self._retry_at:
                 return 0
             if self.open:
                 self._retry_at = now + self._pause  # others wait for what this probe finds
-                self._ticket += 1
-            return self._ticket
+                self.ticket += 1
+            return self.ticket
 
     def answered(self) -> bool:
         """A call was answered. True if this closed the breaker."""
@@ -63,7 +63,7 @@ class Breaker:
             was_open = self.open
             self.failures = 0
             self._pause = 0.0
-            self._ticket += was_open
+            self.ticket += was_open
         if was_open:
             self._changed(False)
         return was_open
@@ -71,14 +71,14 @@ class Breaker:
     def unanswered(self, ticket: int) -> bool:
         """A call was not answered. True if this opened the breaker."""
         with self.lock:
-            if ticket != self._ticket:
+            if ticket != self.ticket:
                 return False
             self.failures += 1
             if not self.open:
                 return False
             self._pause = min(LONGEST, self._pause * 2) if self._pause else 0.5 + 0.5 * self._draw()
             self._retry_at = self._now() + self._pause
-            self._ticket += 1
+            self.ticket += 1
             opened = self.failures == TRIPS
         if opened:
             self._changed(True)

@@ -5,6 +5,7 @@ comes out.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -54,16 +55,16 @@ class Calls:
 
     async def send(self, io: Port, packed: bytes, count: int, *, retry: bool = True) -> list[Any]:
         """The `count` replies to packed commands, as they are."""
-        why, now = "", self._now
+        why, now, breaker = "", self._now, self._breaker
         for last in (False, True) if retry else (True,):
             if io.left <= 0:
                 raise RemoteDown(f"the call budget is spent{why}")
-            ticket = self._breaker.admits()
+            ticket = breaker.admits() if breaker.failures else breaker.ticket
             if not ticket:
                 raise RemoteDown(f"the circuit breaker is open: {self._why}")
-            started = now()
+            started, most = now(), math.inf
+            timeout = self._timeout if self._timeout < io.left else io.left
             try:
-                timeout = self._timeout if self._timeout < io.left else io.left
                 replies = io.exchange(packed, count, timeout)
                 if not isinstance(replies, list):
                     replies = await replies
@@ -77,11 +78,13 @@ class Calls:
                     raise RemoteDown(str(error)) from None
                 why = f" ({error})"
             else:
-                if self._breaker.failures:
+                most = timeout  # what it took beyond was its size, or threads and turns of a loop, and no time of Redis
+                if breaker.failures:
                     self._answered()
                 return replies
             finally:
-                io.left -= now() - started
+                took = now() - started
+                io.left -= took if took < most else most
         raise AssertionError("unreachable")
 
     def _answered(self) -> None:
