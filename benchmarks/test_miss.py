@@ -18,6 +18,7 @@ from tiercache import Cache
 SYNC, ASYNC = "redis.Redis `get`", "redis.asyncio `get`"
 
 Loop = asyncio.AbstractEventLoop
+pytestmark = pytest.mark.usefixtures("one_core")
 numbers = count()
 
 

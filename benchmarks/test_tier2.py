@@ -31,7 +31,7 @@ ASYNC = "redis.asyncio `get` and `unpackb`"
 THREADS, TASKS = 16, 64
 EACH = 64
 KEYS = [f"key:{number}" for number in range(TASKS * EACH)]
-READS = 32  # of each of them, at least: it is not their start that is timed
+READS = 128  # of each of them, at least: it is not their start that is timed
 SHARED = f"{THREADS} threads, one shared {SYNC}"
 POOLED = f"{TASKS} tasks, {ASYNC}, {TASKS} connections"
 
@@ -151,46 +151,79 @@ def filled(peer: Any, server: RedisServer, loop: Loop) -> Iterator[Callable[[str
     loop.run_until_complete(cache.close())
 
 
+ONE_CORE = pytest.mark.usefixtures("one_core")
 CPU = pytest.mark.benchmark(timer=time.process_time)
 
 
+@ONE_CORE
 def test_redis(row: Row, client: redis.Redis) -> None:
     row.note("tier2", SYNC, "yardstick")
     row.time(reading(plain(client)))
 
 
+@ONE_CORE
 def test_get(row: Row, cache: Cache) -> None:
     row.note("tier2", "`get`", "ours", SYNC)
     row.time(reading(cache.get))
 
 
+def test_redis_on_two_cores(row: Row, client: redis.Redis) -> None:
+    row.note("tier2", f"{SYNC}, on two cores", "yardstick")
+    row.time(reading(plain(client)))
+
+
+def test_get_on_two_cores(row: Row, cache: Cache) -> None:
+    row.note("tier2", "`get`, on two cores", "ours", f"{SYNC}, on two cores", "mostly a wait for a core to wake")
+    row.time(reading(cache.get))
+
+
+@ONE_CORE
+def test_socket(row: Row, client: redis.Redis) -> None:
+    row.note("tier2", "a bare socket", "peer", SYNC, "sends GET and receives: no client can do less")
+    connection = client.connection_pool.get_connection()
+    packed = {key: b"".join(connection.pack_command("GET", key)) for key in keys_of(0)}
+
+    def get(key: str) -> None:
+        connection._sock.sendall(packed[key])
+        connection._sock.recv(4096)
+
+    row.time(reading(get))
+    client.connection_pool.release(connection)
+
+
+@ONE_CORE
 @CPU
 def test_cpu_of_redis(row: Row, client: redis.Redis) -> None:
     row.note("tier2", f"{SYNC}, processor time", "yardstick")
     row.time(reading(plain(client)))
 
 
+@ONE_CORE
 @CPU
 def test_cpu_of_get(row: Row, cache: Cache) -> None:
     row.note("tier2", "`get`, processor time", "ours", f"{SYNC}, processor time", "of all the process's threads")
     row.time(reading(cache.get))
 
 
+@ONE_CORE
 def test_dogpile(row: Row, redis_server: RedisServer) -> None:
     row.note("tier2", "dogpile.cache, Redis, `get`", "peer", SYNC, UNPICKLES)
     row.time(reading(dogpile_get(redis_server)))
 
 
+@ONE_CORE
 def test_async_redis(row: Row, async_client: Callable[[str], Any], event_loop: Loop) -> None:
     row.note("tier2", ASYNC, "yardstick")
     row.time(in_loop(async_client, event_loop))
 
 
+@ONE_CORE
 def test_aget(row: Row, aget: Callable[[str], Any], event_loop: Loop) -> None:
     row.note("tier2", "`aget`, one at a time", "ours", ASYNC)
     row.time(in_loop(aget, event_loop))
 
 
+@ONE_CORE
 @pytest.mark.parametrize(
     ("peer", "note"),
     [

@@ -445,15 +445,29 @@ MUTANTS = [
     Mutant(
         "an interrupted thread keeps the turn that it has just been given",
         "local/combining.pyx",
-        "            if not self.left_line(caller) and caller.leads:\n",
-        "            if not self.left_line(caller) and False:\n",
+        "        if caller.leads:\n            close_all(self.give(",
+        "        if False:\n            close_all(self.give(",
         caught_by="tests/test_combining.py::test_interrupts_at_any_moment_lose_neither_a_connection_nor_a_turn",
     ),
     Mutant(
         "an interrupted thread stays in line",
         "local/combining.pyx",
-        "            if not self.left_line(caller) and caller.leads:\n",
-        "            if caller.leads:\n",
+        "        if self.left_line(caller):\n            return\n        with",
+        "        with",
+        caught_by="tests/test_combining.py::test_interrupts_at_any_moment_lose_neither_a_connection_nor_a_turn",
+    ),
+    Mutant(
+        "who was answered with an interrupted thread waits for it for ever",
+        "local/combining.pyx",
+        "                if each.gone:\n                    continue\n",
+        "",
+        caught_by="tests/test_combining.py::test_who_is_interrupted_keeps_nobody_that_was_sent_with_it",
+    ),
+    Mutant(
+        "an interrupted thread lets nobody through whose turn is after its own",
+        "local/combining.pyx",
+        "            caller.pass_on()\n",
+        "            pass\n",
         caught_by="tests/test_combining.py::test_interrupts_at_any_moment_lose_neither_a_connection_nor_a_turn",
     ),
     Mutant(

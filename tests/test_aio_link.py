@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from redis_server import RedisServer
+from redis_server import PATIENT, RedisServer
 from test_flow import BYPASSES
 
 from tiercache import Cache, RemoteUnavailable
+from tiercache.aio_link import LoopLink
 
 
 def connections(server: RedisServer, of_kind: str = "normal") -> int:
@@ -33,6 +34,26 @@ def test_the_tasks_of_a_loop_share_one_connection(make_cache: Callable[..., Cach
 
     asyncio.run(main())
     assert cache.stats()["hits_remote"] == 100
+
+
+def test_a_turn_of_the_loop_is_few_writes(make_cache: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 32 requests each, so that Redis answers while the turn goes on asking."""
+    cache, writes = make_cache(**PATIENT), list[int]()
+    write = LoopLink._write
+
+    def noted(self: LoopLink, packed: bytes, batch: list[Any]) -> None:
+        assert packed.count(b"PTTL") == len(batch)
+        writes.append(len(batch))
+        write(self, packed, batch)
+
+    async def main() -> None:
+        await cache.aget("k0")
+        monkeypatch.setattr(LoopLink, "_write", noted)
+        await asyncio.gather(*[cache.aget(f"k{number}") for number in range(100)])
+        await cache.aget("k0")
+
+    asyncio.run(main())
+    assert writes == [1, 32, 32, 32, 3, 1]
 
 
 def test_a_cancelled_reader_leaves_its_place_in_the_queue(make_cache: Callable[..., Cache]) -> None:

@@ -273,7 +273,7 @@ def test_a_refusal_is_said_once_while_it_lasts(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_budget_that_is_spent_asks_nobody() -> None:
-    """Every call spends from it; one that has nothing left takes no probe from others."""
+    """Every call spends from it, an answered one its timeout at most; one with nothing left takes no probe."""
     world = World(silent)
 
     def slow(packed: bytes, replies: int, timeout: float) -> list[Any]:
@@ -281,8 +281,8 @@ def test_a_budget_that_is_spent_asks_nobody() -> None:
         world.clock.step(0.2)
         return nothing(packed, replies, timeout)
 
-    world._exchange = slow
-    for left in (0.3, 0.1, -0.1):
+    world._exchange, world.io.left = slow, 0.25
+    for left in (0.15, 0.05, 0.0):
         world.do("read")
         assert world.io.left == pytest.approx(left)
     trip(world.breaker)

@@ -336,6 +336,37 @@ def test_nothing_is_held_when_it_is_over(threads: Threads) -> None:
         gc.enable()
 
 
+def test_who_is_interrupted_keeps_nobody_that_was_sent_with_it(threads: Threads) -> None:
+    """The main thread stands between two others, and leaves while Redis is asked for all three."""
+    pool = Pool(most=1)
+    first, before = busy(pool, threads, 1), in_line(pool, threads, 2)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def meanwhile() -> Any:
+        until(lambda: pool.waiting == 3)
+        after = threads.submit(ask, pool, b"call3")
+        until(lambda: pool.waiting == 4)
+        pool.gate.release()
+        until(lambda: len(pool.sent) == 2)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        return after
+
+    handler = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        others = threads.submit(meanwhile)
+        with pytest.raises(KeyboardInterrupt):
+            ask(pool, b"main")
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    pool.gate.release(2)
+    assert [call.result(LONG) for call in before] == [words(0), words(1)]
+    assert others.result(LONG).result(LONG) == words(3)
+    assert len(first[0].result(LONG)) == 2
+    assert (pool.used, pool.waiting, len(pool.sent)) == (0, 0, 2)
+
+
 def test_interrupts_at_any_moment_lose_neither_a_connection_nor_a_turn() -> None:
     """The main thread is interrupted all the time while it waits, sends, or has just been given its turn."""
     pool, chance = Pool(most=FEW), random.Random(7)

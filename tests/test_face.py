@@ -538,7 +538,7 @@ def test_stubs_match_the_compiled_modules(tmp_path: Path) -> None:
             .*\.__(reduce|setstate)_cython__
             .*\.__(test|pyx_capi)__
             .*\.(_Fill|[CDTW])
-            .*\.(Store|Face|Call|Waiter|CombiningPool|Turnstile.__call__)
+            .*\.(Store|Face|Call|Turn|Waiter|CombiningPool|Turnstile.__call__)
         """.replace(" ", "")
     )
     stubtest = subprocess.run(

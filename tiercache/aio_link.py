@@ -1,6 +1,6 @@
 """The connections of one event loop: redis-py connects, then the transport is ours.
 
-Reads and scripts of all tasks share one: those of one turn of the loop are one write, and the answers come in order.
+Reads and scripts of all tasks share one: those of one turn of the loop are few writes, and the answers come in order.
 Who was alone lately is written at once. A cancelled caller keeps its place in the queue, so nobody gets another's
 answer; a connection that misses a deadline is dropped. While one is laden with a large value, others use another.
 
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
-from tiercache.local.waiter import Waiting, end_all
+from tiercache.local.waiter import Waiter, Waiting, end_all
 from tiercache.remote.links import GRACE, Unanswered, allowance, is_demoted
 from tiercache.remote.resp import INCOMPLETE, MALFORMED, Refusal, reader
 
@@ -127,7 +127,8 @@ class LoopLink(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._moved += len(data)
         self._reader.feed(data)
-        waiting, gets, answered = self._waiting, self._reader.gets, []
+        waiting, gets = self._waiting, self._reader.gets
+        answered: list[Waiter] = []
         try:
             while waiting and (reply := gets()) is not INCOMPLETE:
                 if type(reply) is Refusal and is_demoted(reply):

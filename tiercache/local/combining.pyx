@@ -10,10 +10,12 @@ This file is longer than others because who waits, who sends and who is told sha
 """
 cimport cython
 
+from tiercache.local.turnstile cimport Turn
+
 import threading
 
 cdef double LONGEST = threading.TIMEOUT_MAX / 2
-cdef double PATIENCE = 0.001  # seconds in line, after which one goes by oneself if there may be more connections
+cdef double PATIENCE = 0.002  # seconds in line, after which one goes by oneself if there may be more connections
 cdef str CLOSED = "the cache is closed"
 
 cdef enum:
@@ -23,19 +25,19 @@ cdef enum:
 
 
 @cython.final
-@cython.freelist(32)
-cdef class Caller:
-    """One call: what it asks, and what comes of it."""
+cdef class Caller(Turn):
+    """One call: what it asks, and what comes of it. Its turn comes when it shall lead, or has its answer."""
 
     cdef bytes packed
     cdef Py_ssize_t replies
     cdef double seconds
-    cdef object turn  # a lock that it waits for: it shall lead, or its answer is there
     cdef bint leads  # with `link`; without one it shall make it
     cdef object link
     cdef list out
     cdef str why  # there is no answer
     cdef bint oversized, ours
+    cdef bint told  # its turn comes after somebody's who was told with it
+    cdef bint gone  # it was interrupted while somebody asked for it
 
 
 cdef class CombiningPool:
@@ -81,7 +83,7 @@ cdef class CombiningPool:
                     close_all(self.give(link, link.demoted))
                 return out
         caller = Caller.__new__(Caller)
-        caller.packed, caller.replies, caller.seconds, caller.turn = packed, replies, timeout, held()
+        caller.packed, caller.replies, caller.seconds = packed, replies, timeout
         if link is not None:  # it had ended since it was used last
             caller.leads = True
             try:
@@ -128,20 +130,30 @@ cdef class CombiningPool:
     cdef wait(self, Caller caller):
         cdef double seconds = min(max(0.0, caller.seconds), LONGEST)
         try:
-            if caller.turn.acquire(True, min(seconds, PATIENCE)):
+            if caller.take(min(seconds, PATIENCE)):
                 return
             if self.overtakes(caller):
                 return
-            if caller.turn.acquire(True, max(0.0, seconds - PATIENCE)):
+            if caller.take(max(0.0, seconds - PATIENCE)):
                 return
             if self.left_line(caller):
                 caller.why, caller.ours = "every connection is busy", True
             else:  # at this moment its turn has come, or it is being answered
-                caller.turn.acquire()
+                caller.take(LONGEST)
         except BaseException:
-            if not self.left_line(caller) and caller.leads:
-                close_all(self.give(caller.link, False))
+            self.give_up(caller)
             raise
+
+    cdef give_up(self, Caller caller):
+        # Interrupted: what it was given, or is to hand on, goes to others.
+        if self.left_line(caller):
+            return
+        with cython.critical_section(self):
+            caller.gone = True
+        if caller.leads:
+            close_all(self.give(caller.link, False))
+        elif caller.told and not caller.taken:
+            caller.pass_on()
 
     cdef void place(self, Caller caller):
         # One more connection in use, an idle one if there is one; called in a critical section.
@@ -184,8 +196,9 @@ cdef class CombiningPool:
         link, caller.link = caller.link, None
         dead = self.give(link, failure is not None or link.demoted)
         self.tell(batch, replies, failure)
-        for each in batch[1:]:
-            each.turn.release()
+        each = self.in_turn(batch)
+        if each is not None:
+            each.come()
         close_all(dead)
         if failure is not None and not isinstance(failure, self.error):
             raise failure
@@ -228,6 +241,23 @@ cdef class CombiningPool:
                 ours, oversized = True, False  # a lost connection is one failure of Redis, however many wait
             at += each.replies
 
+    cdef Caller in_turn(self, list batch):
+        # All but the first of them shall go on, one after the other. Whose turn it is then.
+        cdef Caller each, first = None, last = None
+        cdef Py_ssize_t at
+        with cython.critical_section(self):
+            for at in range(1, len(batch)):
+                each = batch[at]
+                if each.gone:
+                    continue
+                each.told = True
+                if last is None:
+                    first = each
+                else:
+                    last.lead_to(each)
+                last = each
+        return first
+
     cdef list give(self, link, bint lost):
         # To the first in line: a connection, or without one the place of one. What is to be closed.
         cdef list dead = [], none = []
@@ -247,7 +277,7 @@ cdef class CombiningPool:
                 if link is not None:
                     self.idle.append(link)
         if first is not None:
-            first.turn.release()
+            first.come()
         return dead
 
     def close(self):
@@ -260,19 +290,12 @@ cdef class CombiningPool:
             line, self.line = self.line, line
         for each in line:
             each.why, each.ours = CLOSED, True
-            each.turn.release()
+            each.come()
         close_all(idle)
 
     def forget(self):
         """Begin without connections, and with nobody in line."""
         self.idle, self.line, self.used = [], [], 0
-
-
-cdef held():
-    # A lock that somebody else will release.
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
 
 
 cdef close_all(list links):

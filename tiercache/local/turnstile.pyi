@@ -1,6 +1,8 @@
 from typing import final
 
+class Turn: ...
+
 @final
-class Turnstile:
+class Turnstile(Turn):
     def __call__(self) -> None: ...
     def wait(self, seconds: float) -> bool: ...

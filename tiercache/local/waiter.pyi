@@ -1,6 +1,6 @@
 from collections.abc import Callable, Generator
 from contextvars import Context
-from typing import Any, Self
+from typing import Any, Self, final
 
 class Waiter:
     value: Any
@@ -18,6 +18,7 @@ class Waiter:
     def end(self) -> None: ...
     def fail(self, error: BaseException) -> None: ...
 
+@final
 class Waiting(Waiter):
     value: list[Any]
     left: int
