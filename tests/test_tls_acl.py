@@ -307,7 +307,8 @@ class Authority:
         self._folder, self._name = folder, name
         self.cert = str(folder / f"{name}.pem")
         subject = ["-subj", f"/CN={name}", "-keyout", str(folder / f"{name}.key"), "-out", self.cert]
-        self._openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject)
+        use = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]  # CPython 3.13 asks for it
+        self._openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, *use)
 
     def issue(self, name: str, *, names: str, password: str = "") -> tuple[str, str]:
         base = str(self._folder / f"{self._name}-{name}")
