@@ -1,7 +1,6 @@
 """A private Redis and the `row` with which each benchmark notes what it found; the helpers of the tests are used."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+import cores
 from redis_server import RedisServer
 from rows import Row
 
@@ -36,17 +36,9 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def one_core(redis_server: RedisServer) -> Iterator[None]:
-    """This process and the server on one core: on two, most of a round trip is how long an idle one takes to wake."""
-    processes, set_cores = (0, redis_server.process.pid), getattr(os, "sched_setaffinity", None)
-    if set_cores is None:  # not on Linux
+    """This process and the server share a core."""
+    with cores.one_core(redis_server.process.pid):
         yield
-        return
-    before = [os.sched_getaffinity(process) for process in processes]
-    for process in processes:
-        set_cores(process, {max(before[0])})
-    yield
-    for process, cores in zip(processes, before, strict=True):
-        set_cores(process, cores)
 
 
 @pytest.fixture
