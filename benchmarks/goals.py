@@ -115,6 +115,7 @@ def size(limit: int) -> Goal:
 
 
 LRU, GET, ASYNC = "functools.lru_cache", "`redis.Redis`", "`redis.asyncio`"
+BARE, HERE = "a call for each", "one core"
 
 GOALS = (
     at_most("`get`, a hit", 0.75, LRU, "hit", "`get`"),
@@ -131,9 +132,9 @@ GOALS = (
     at_least("tier 2, 64 tasks: throughput", 5, ASYNC, "tier2-concurrent", "64 tasks, `aget`"),
     at_most("one async tier-2 read", 1.0, ASYNC, "tier2", "`aget`, one at a time"),
     at_most("a miss whose load takes no time", 4, f"{GET} `get`", "miss", "`get_or_load`"),
-    at_most("waking 250 threads on one core, the last", 1.0, "a threading.Event", "waking", "250 threads, one core"),
-    at_most("waking 250 tasks on one core, the last", 0.5, "a call for each", "waking", "250 tasks, asyncio, one core"),
-    at_most("waking 250 tasks of uvloop on one core, the last", 0.9, "a call for each", "waking", "250 tasks, uvloop, one core"),
+    at_most("waking 250 threads on one core, the last", 1.0, "a threading.Event", "waking", f"250 threads, {HERE}"),
+    at_most("waking 250 tasks on one core, the last", 0.5, BARE, "waking", f"250 tasks, asyncio, {HERE}"),
+    at_most("waking 250 tasks of uvloop on one core, the last", 0.9, BARE, "waking", f"250 tasks, uvloop, {HERE}"),
     size(96),
     last_waiter(FOUR_THREADS, THREADS, EVENT, 0.025),
     last_waiter(FOUR_TASKS, TASKS, FUTURES, 0.008),

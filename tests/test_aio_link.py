@@ -15,6 +15,13 @@ from tiercache import Cache, RemoteUnavailable
 from tiercache.aio_link import LoopLink
 
 
+async def busy(turn: float) -> None:
+    """Other tasks, each turn of whom takes so many seconds."""
+    while True:
+        time.sleep(turn)
+        await asyncio.sleep(0)
+
+
 def connections(server: RedisServer, of_kind: str = "normal") -> int:
     with server.client() as client:
         return len(client.client_list(_type=of_kind)) - 1
@@ -145,6 +152,24 @@ def test_a_blocked_loop_is_no_failure_of_redis(make_cache: Callable[..., Cache],
     stats = cache.stats()
     assert (stats["grants"], stats["commits"], stats["hits_remote"]) == (2, 2, 1)
     assert not any(stats[name] for name in (*BYPASSES, "unread", "breaker_opened")), stats
+
+
+def test_a_busy_loop_is_no_failure_of_redis(make_cache: Callable[..., Cache], redis_server: RedisServer) -> None:
+    """Each turn is shorter than a connection may take, which takes several turns."""
+    cache = make_cache(redis_server.tcp_url, connect_timeout=0.02, call_timeout=5, call_budget=10)
+    cache.set("stored", "value")
+    cache.clear_local()
+
+    async def main() -> Any:
+        others = asyncio.ensure_future(busy(0.008))
+        try:
+            return await cache.aget("stored")
+        finally:
+            others.cancel()
+
+    assert asyncio.run(main()) == "value"
+    stats = cache.stats()
+    assert (stats["hits_remote"], stats["unread"], stats["breaker_opened"]) == (1, 0, 0), stats
 
 
 def test_a_value_over_the_limit_is_a_miss(make_cache: Callable[..., Cache]) -> None:

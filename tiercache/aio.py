@@ -47,7 +47,7 @@ class Loops:
     def links(self, loop: asyncio.AbstractEventLoop) -> Any:
         """The connections of a loop, made with its first call."""
         latest, links = self._latest
-        if latest() is not loop:
+        if self._closed or latest() is not loop:
             links = self._links.get(loop) or self._new_links(loop)
             self._latest = weakref.ref(loop), links
         return links

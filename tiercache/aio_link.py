@@ -22,22 +22,22 @@ T = TypeVar("T")
 BATCH = 32  # requests in one write: Redis answers them while the same turn of the loop asks for more
 LADEN = 65_536  # bytes of an unfinished reply beyond which a connection is not shared
 MOST = 4  # connections of one loop
+TURNS = 10  # of a busy loop, for what is to be there in time
 
 
 async def within(seconds: float, future: "asyncio.Future[T]") -> T:
-    """What a future gives, else it is cancelled: TimeoutError. A loop that was blocked meanwhile begins anew."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
+    """What a future gives, else it is cancelled: TimeoutError.
+
+    However long a turn of the loop takes, it is a tenth of the time at most: it may be what the future waits for.
+    """
     try:
-        while not (await asyncio.wait({future}, timeout=deadline - loop.time()))[0]:
-            now = loop.time()
-            if now - deadline <= GRACE:
-                raise TimeoutError
-            deadline = now + seconds
+        for _ in range(TURNS):
+            if (await asyncio.wait({future}, timeout=seconds / TURNS))[0]:
+                return future.result()
+        raise TimeoutError
     except BaseException:
         future.cancel()
         raise
-    return future.result()
 
 
 class LoopLink(asyncio.Protocol):
