@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("svg")
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from results import Results, Row
 
 OURS, BARE, PEER, GREY = "#e07b1a", "#2e9e77", "#8a8fd6", "#808080"
@@ -117,6 +117,7 @@ def herds(results: Results) -> Any:
             panel.plot(xs, ys, color=COLOURS[row["role"]], label=row["arm"], linewidth=1.6)
         _log(panel)
         panel.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.set_title(scene, loc="left")
         panel.set_xlabel("ms after the load, log scale")
         panel.set_ylabel("% answered")
