@@ -48,7 +48,7 @@ class LoopLink(asyncio.Protocol):
         self._limit = limit
         self._reader = reader()
         self._waiting: deque[Waiting] = deque()
-        self._unsent: list[tuple[bytes, Waiting, float]] = []  # written when this turn of the loop is over
+        self._unsent: list[tuple[bytes, Waiting, float]] = []  # written when they are BATCH, or this turn is over
         self._crowded = False  # the last to be written was not alone: nor will the next be
         self._moved = 0  # bytes received so far
         self._head_at = 0  # how many had been when the first in the queue became the first
