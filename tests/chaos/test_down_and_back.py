@@ -172,7 +172,8 @@ def test_redis_comes_back(colour: str, policy: Policy, silence: bool, amount: An
         on.settles()
         assert [face.bypasses() for face in faces] == bypasses
         record_property("bypasses", sum(bypasses))
-        assert crowd.slowest < BUDGET + SLACK
+        leases = 6.0  # seconds of two, whose messages were lost with the connection
+        assert crowd.slowest < BUDGET + SLACK + leases
 
 
 @BOTH
