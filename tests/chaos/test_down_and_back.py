@@ -172,8 +172,8 @@ def test_redis_comes_back(colour: str, policy: Policy, silence: bool, amount: An
         on.settles()
         assert [face.bypasses() for face in faces] == bypasses
         record_property("bypasses", sum(bypasses))
-        leases = 6.0  # seconds of two, whose messages were lost with the connection
-        assert crowd.slowest < BUDGET + SLACK + leases
+        untraced = 6.0  # 5.9 s were seen, perhaps a lease whose message was lost; to be traced, and the bound put back
+        assert crowd.slowest < BUDGET + SLACK + untraced
 
 
 @BOTH
