@@ -172,8 +172,7 @@ def test_redis_comes_back(colour: str, policy: Policy, silence: bool, amount: An
         on.settles()
         assert [face.bypasses() for face in faces] == bypasses
         record_property("bypasses", sum(bypasses))
-        untraced = 6.0  # 5.9 s were seen, perhaps a lease whose message was lost; to be traced, and the bound put back
-        assert crowd.slowest < BUDGET + SLACK + untraced
+        assert crowd.slowest < BUDGET + SLACK
 
 
 @BOTH
@@ -196,7 +195,7 @@ def test_the_breaker_closes_without_callers_in_its_way(colour: str) -> None:
 
 
 def a_remote_face(pipe: Any, _: str, namespace: str, url: str, colour: str, policy: Policy) -> None:
-    """A process of the fleet: between `crowd` and `stop` it asks without pause; meanwhile it does as it is told."""
+    """A process of the fleet: between `crowd` and `stop` it asks all the time; meanwhile it does as it is told."""
     with looping(colour) as loop:
         source = Source()
         face = Face(Cache(url, namespace=namespace, policy=policy), source, loop)
