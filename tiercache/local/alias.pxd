@@ -69,32 +69,40 @@ cdef inline size_t mixed(size_t hash, size_t more) noexcept:
     return hash ^ hash >> 32
 
 
+cdef inline size_t seed(Py_ssize_t given) noexcept:
+    # Of a call's hash: large, because a number equal to it would make 0.
+    return mixed(0, <size_t>given + 1)
+
+
+cdef inline size_t arg_hash(size_t hash, PyObject* arg) noexcept:
+    # Of what stood before an argument and of it; 0 if it can have no alias. No Python code runs: only exact types are
+    # hashed.
+    if PyUnicode_CheckExact(arg):
+        return mixed(hash, <size_t>text_hash(arg))
+    if PyLong_CheckExact(arg):
+        return mixed(hash, <size_t>int_hash(arg))
+    if PyBytes_CheckExact(arg):
+        return mixed(hash, <size_t>PyObject_Hash(arg))
+    return mixed(hash, 1) if arg == Py_None else 0
+
+
 cdef inline size_t call_hash(
     PyObject* const* args, Py_ssize_t positional, Py_ssize_t given, PyObject* names, unsigned int ignored
 ) noexcept:
-    # Of a call's arguments; 0 if they can have no alias. No Python code runs: only exact types are hashed.
-    cdef size_t hash = <size_t>given + 1
+    # Of a call's arguments; 0 if they can have no alias.
+    cdef size_t hash = seed(given)
     cdef Py_ssize_t n
-    cdef PyObject* arg
     if given > MOST:
         return 0
     for n in range(given):
-        arg = args[n]
         if n < positional and ignored >> n & 1:
             continue
-        if PyUnicode_CheckExact(arg):
-            hash = mixed(hash, <size_t>text_hash(arg))
-        elif PyLong_CheckExact(arg):
-            hash = mixed(hash, <size_t>int_hash(arg))
-        elif PyBytes_CheckExact(arg):
-            hash = mixed(hash, <size_t>PyObject_Hash(arg))
-        elif arg == Py_None:
-            hash = mixed(hash, 1)
-        else:
+        hash = arg_hash(hash, args[n])
+        if hash == 0:
             return 0
     for n in range(given - positional):
         hash = mixed(hash, <size_t>text_hash(PyTuple_GET_ITEM(names, n)))
-    return hash if hash else 1
+    return hash
 
 
 cdef inline bint same_arg(PyObject* one, PyObject* other) noexcept:
@@ -150,12 +158,29 @@ cdef inline Alias* seek_alias(
     return NULL
 
 
+cdef inline bint leads(Alias* alias, LRU lru) noexcept:
+    # Is the key that it stands for still where it was?
+    return alias.at <= lru.used and lru.slots[alias.at].key == alias.key
+
+
+cdef inline unsigned int slot_of_one(Aliases aliases, PyObject* arg, LRU lru) noexcept:
+    # `slot_of` for one argument by position whose alias stands in its own place: nothing is counted or looped over.
+    cdef size_t hash = arg_hash(seed(1), arg)
+    cdef Alias* alias = &aliases.aliases[hash & aliases.mask]
+    if alias.key == NULL or alias.hash != hash or alias.given != 1 or alias.told != 1 or alias.names != NULL:
+        return 0
+    return alias.at if same_arg(alias.args, arg) and leads(alias, lru) else 0
+
+
 cdef inline unsigned int slot_of(
-    Aliases aliases, size_t hash, PyObject* const* args, Py_ssize_t positional, Py_ssize_t given, PyObject* names,
-    LRU lru
+    Aliases aliases, PyObject* const* args, Py_ssize_t positional, Py_ssize_t given, PyObject* names, LRU lru
 ) noexcept:
     # The slot of the entry that these arguments lead to, 0 if they lead nowhere.
-    cdef Alias* alias = seek_alias(aliases, hash, args, positional, given, names)
-    if alias != NULL and alias.at <= lru.used and lru.slots[alias.at].key == alias.key:
-        return alias.at
-    return 0
+    cdef unsigned int at = slot_of_one(aliases, args[0], lru) if given == 1 and names == NULL else 0
+    cdef size_t hash
+    cdef Alias* alias
+    if at:
+        return at
+    hash = call_hash(args, positional, given, names, aliases.ignored)
+    alias = seek_alias(aliases, hash, args, positional, given, names) if hash else NULL
+    return alias.at if alias != NULL and leads(alias, lru) else 0
