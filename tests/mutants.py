@@ -443,6 +443,20 @@ MUTANTS = [
         caught_by="tests/test_aio.py::test_a_task_that_ends_the_program_leaves_nobody_waiting",
     ),
     Mutant(
+        "one connection is in use however long its trips are",
+        "local/combining.pyx",
+        "self.few = 1 if monotonic() - began < SHORT else FEW",
+        "self.few = 1",
+        caught_by="tests/test_combining.py::test_once_a_trip_is_long_two_connections_are_in_use",
+    ),
+    Mutant(
+        "two connections are in use however short their trips are",
+        "local/combining.pyx",
+        "self.few = 1 if monotonic() - began < SHORT else FEW",
+        "pass",
+        caught_by="tests/test_combining.py::test_while_trips_are_short_one_connection_serves_all",
+    ),
+    Mutant(
         "an interrupted thread keeps the turn that it has just been given",
         "local/combining.pyx",
         "        if caller.leads:\n            close_all(self.give(",

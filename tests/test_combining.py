@@ -158,6 +158,46 @@ def test_who_waited_long_takes_a_connection_of_its_own(threads: Threads) -> None
     assert (pool.used, pool.made) == (0, 4)
 
 
+def after_a_short_trip() -> Pool:
+    """A pool whose one connection has just answered within half a millisecond."""
+    for _ in range(200):  # the machine may be busy
+        pool = Pool()
+        pool.gate.release()
+        ask(pool, b"short")
+        if pool.few == 1:
+            return pool
+    raise AssertionError("no trip is short")
+
+
+def test_while_trips_are_short_one_connection_serves_all(threads: Threads) -> None:
+    """Whoever finds it in use waits for it, and is sent with the others."""
+    for _ in range(200):  # who waits does so for two milliseconds, in which all have to come
+        pool = after_a_short_trip()
+        first, calls = threads.submit(ask, pool, b"first"), []
+        until(lambda: len(pool.sent) == 2)  # noqa: B023
+        calls = [threads.submit(ask, pool, b"call%d" % number) for number in range(2)]
+        until(lambda: pool.waiting == 2 or pool.made > 1)  # noqa: B023
+        pool.gate.release(3)
+        assert [sorted(call.result(LONG)) for call in calls] == [words(0), words(1)]
+        assert len(first.result(LONG)) == 2
+        if pool.made == 1 and len(pool.sent) == 3:
+            return
+    raise AssertionError("they were never sent together")
+
+
+def test_once_a_trip_is_long_two_connections_are_in_use(threads: Threads) -> None:
+    """Who waited long takes the second one, and from then on nobody waits for it."""
+    pool = after_a_short_trip()
+    first = threads.submit(ask, pool, b"first")
+    until(lambda: len(pool.sent) == 2)
+    second = threads.submit(ask, pool, b"second")
+    until(lambda: len(pool.sent) == 3)
+    time.sleep(0.001)
+    pool.gate.release(2)
+    assert [len(call.result(LONG)) for call in (first, second)] == [2, 2]
+    assert (pool.few, pool.made) == (FEW, 2)
+
+
 def test_the_longest_patience_counts(threads: Threads) -> None:
     """A call whose budget is nearly spent does not end those that it is sent with."""
     pool, seen = Pool(most=1), []
@@ -372,7 +412,7 @@ def test_interrupts_at_any_moment_lose_neither_a_connection_nor_a_turn() -> None
     pool, chance = Pool(most=FEW), random.Random(7)
 
     def answer(connection: Connection, said: list[bytes], seconds: float) -> list[Any]:
-        time.sleep(chance.random() * 0.0002)
+        time.sleep(chance.random() * 0.001)  # half of the trips are short
         return list(said)
 
     pool.answer = answer  # type: ignore[method-assign]
@@ -387,6 +427,10 @@ def test_interrupts_at_any_moment_lose_neither_a_connection_nor_a_turn() -> None
             except Unanswered as told:
                 said.add((told.ours, str(told)))
 
+    def compute() -> None:  # who has been given its turn waits for the interpreter's lock, too
+        while not ended.is_set():
+            pass
+
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -394,10 +438,11 @@ def test_interrupts_at_any_moment_lose_neither_a_connection_nor_a_turn() -> None
     sys.setswitchinterval(1e-5)
     try:
         others = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(6)]
+        others.append(threading.Thread(target=compute, daemon=True))
         for thread in others:
             thread.start()
         end = time.monotonic() + LONG
-        while (interrupts < 300 or not answered) and time.monotonic() < end:
+        while (interrupts < 1000 or not answered) and time.monotonic() < end:
             try:
                 signal.setitimer(signal.ITIMER_REAL, chance.random() * 0.002 + 1e-5)
                 while True:
@@ -414,7 +459,7 @@ def test_interrupts_at_any_moment_lose_neither_a_connection_nor_a_turn() -> None
         ended.set()
         for thread in others:
             thread.join(end + LONG - time.monotonic())
-    assert interrupts >= 300
+    assert interrupts >= 1000
     assert said <= {(True, "a call in whose write it was sent was interrupted")}
     assert not any(thread.is_alive() for thread in others), "somebody waits for ever"
     assert (pool.used, pool.waiting) == (0, 0)

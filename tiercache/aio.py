@@ -73,6 +73,9 @@ class Loops:
                 loop.call_soon_threadsafe(links.close)
             except RuntimeError:  # that loop is closed, and its connection with it
                 pass
+        self._forget()
+
+    def _forget(self) -> None:
         self._links.clear()
         self._latest = (_nobody, None)
 
@@ -80,8 +83,7 @@ class Loops:
         """In the child: close the copies of the parent's sockets and start with none."""
         for links in list(self._links.values()):
             links.after_fork()
-        self._links.clear()
-        self._latest = (_nobody, None)
+        self._forget()
         self.tasks.clear()
         self.refreshes.clear()
 

@@ -10,16 +10,15 @@ This file is longer than others because who waits, who sends and who is told sha
 """
 cimport cython
 
+from tiercache.local.clock cimport monotonic
 from tiercache.local.turnstile cimport Turn
 
-import threading
-
-cdef double LONGEST = threading.TIMEOUT_MAX / 2
 cdef double PATIENCE = 0.002  # seconds in line, after which one goes by oneself if there may be more connections
+cdef double SHORT = 0.0005  # seconds of a trip for which everybody can wait
 cdef str CLOSED = "the cache is closed"
 
 cdef enum:
-    FEW = 2  # connections in use: whoever finds so many waits in line first, and so there are calls to combine
+    FEW = 2  # connections in use at once, see `few`
     MOST = 32  # calls in one write
     ROOM = 65_536  # bytes of one write, if it is not one call's alone
 
@@ -50,6 +49,9 @@ cdef class CombiningPool:
     cdef object error
     cdef list idle, line
     cdef Py_ssize_t most, limit
+    # Whoever finds so many in use waits in line first, and so there are calls to combine. While trips are short it is
+    # one, for the largest writes; then nobody waits long.
+    cdef readonly Py_ssize_t few
     cdef readonly Py_ssize_t used  # connections in use, or being made
     cdef readonly bint closed
 
@@ -100,9 +102,9 @@ cdef class CombiningPool:
         return caller.out
 
     cdef free(self):
-        # A connection that may be used at once: then nobody is in line.
+        # A connection that may be used at once. (Who is in line gets it next.)
         with cython.critical_section(self):
-            if self.idle and self.used < FEW and not self.closed:
+            if self.idle and self.used < self.few and not self.closed:
                 self.used += 1
                 return self.idle.pop()
             return None
@@ -121,25 +123,24 @@ cdef class CombiningPool:
             if self.closed:
                 caller.why, caller.ours = CLOSED, True
                 return False
-            if self.used >= min(FEW, self.most):
+            if self.used >= min(self.few, self.most):
                 self.line.append(caller)
                 return True
             self.place(caller)
             return False
 
     cdef wait(self, Caller caller):
-        cdef double seconds = min(max(0.0, caller.seconds), LONGEST)
         try:
-            if caller.take(min(seconds, PATIENCE)):
+            if caller.take(min(caller.seconds, PATIENCE)):
                 return
             if self.overtakes(caller):
                 return
-            if caller.take(max(0.0, seconds - PATIENCE)):
+            if caller.take(caller.seconds - PATIENCE):
                 return
             if self.left_line(caller):
                 caller.why, caller.ours = "every connection is busy", True
             else:  # at this moment its turn has come, or it is being answered
-                caller.take(LONGEST)
+                caller.take(float("inf"))
         except BaseException:
             self.give_up(caller)
             raise
@@ -182,12 +183,15 @@ cdef class CombiningPool:
     cdef lead(self, Caller caller):
         cdef list batch = [caller], replies = None, dead
         cdef Caller each
+        cdef double began
         failure = None
         try:
             while replies is None:
                 if caller.link is None:
                     caller.link = self._make()
+                began = monotonic()
                 replies = self.ask(batch, caller.link)
+                self.few = 1 if monotonic() - began < SHORT else FEW
                 if replies is None:  # the connection ended since it was used last
                     link, caller.link = caller.link, None
                     link.close()
@@ -295,7 +299,7 @@ cdef class CombiningPool:
 
     def forget(self):
         """Begin without connections, and with nobody in line."""
-        self.idle, self.line, self.used = [], [], 0
+        self.idle, self.line, self.used, self.few = [], [], 0, FEW
 
 
 cdef close_all(list links):
