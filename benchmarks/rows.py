@@ -22,10 +22,14 @@ class Row:
         self._rows.append({name: value for name, value in about.items() if value} | found)
 
     def time(self, run: Callable[[int], Any], each: int = 1, least: int = 1) -> None:
-        """Time run(n), which makes n times `each` calls, in rounds of some milliseconds and n of `least`, or more."""
+        """Time run(n), which makes n times `each` calls, in rounds of some milliseconds and n of `least`, or more.
+
+        Of one caller the smallest round counts, of `each` at a time the median: what they reach in the best round is
+        the luck of the scheduler.
+        """
         calls = _calls(run, least)
         self._benchmark.pedantic(run, args=(calls,), rounds=self._rounds, warmup_rounds=1)
-        self._benchmark.extra_info.update(rows=self._rows, timed=True)
+        self._benchmark.extra_info.update(rows=self._rows, timed="min" if each == 1 else "median")
         stats = self._benchmark.stats.stats
         stats.data = [seconds / (calls * each) for seconds in stats.data]  # a row tells of one call, not of a round
 

@@ -4,7 +4,7 @@
     python benchmarks/run.py --quick      the two-minute form; prints its goals and changes nothing
 
 Needs the extras `test` and `bench`. The timed groups run several times in fresh processes, and a row is the smallest
-time of any; the others repeat what they do themselves.
+figure of any; the others repeat what they do themselves.
 """
 
 import argparse
