@@ -450,6 +450,13 @@ MUTANTS = [
         caught_by="tests/test_combining.py::test_once_a_trip_is_long_two_connections_are_in_use",
     ),
     Mutant(
+        "a large value's trip is waited for like a short one",
+        "local/combining.pyx",
+        " or monotonic() - self.began < SHORT",
+        " or True",
+        caught_by="tests/test_combining.py::test_nobody_waits_for_a_trip_that_is_longer_than_others",
+    ),
+    Mutant(
         "two connections are in use however short their trips are",
         "local/combining.pyx",
         "self.few = 1 if monotonic() - began < SHORT else FEW",

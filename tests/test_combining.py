@@ -198,6 +198,28 @@ def test_once_a_trip_is_long_two_connections_are_in_use(threads: Threads) -> Non
     assert (pool.few, pool.made) == (FEW, 2)
 
 
+def test_nobody_waits_for_a_trip_that_is_longer_than_others(threads: Threads) -> None:
+    """Say of a large value: small ones beside it take another connection at once, one after another."""
+    pool, patience, many = after_a_short_trip(), 0.002, 200
+    ended = threading.Event()
+
+    def answer(connection: Connection, said: list[bytes], seconds: float) -> list[Any]:
+        assert said[0] != b"large" or ended.wait(LONG)
+        return list(said)
+
+    pool.answer = answer  # type: ignore[method-assign]
+    first = threads.submit(ask, pool, b"large")
+    until(lambda: len(pool.sent) == 2)
+    time.sleep(0.001)
+    began = time.monotonic()
+    for number in range(many):
+        assert ask(pool, b"call%d" % number) == words(number)
+    assert time.monotonic() - began < many * patience, "each waited in line"
+    ended.set()
+    assert first.result(LONG)[0] == b"large"
+    assert pool.made == 2
+
+
 def test_the_longest_patience_counts(threads: Threads) -> None:
     """A call whose budget is nearly spent does not end those that it is sent with."""
     pool, seen = Pool(most=1), []

@@ -52,6 +52,7 @@ cdef class CombiningPool:
     # Whoever finds so many in use waits in line first, and so there are calls to combine. While trips are short it is
     # one, for the largest writes; then nobody waits long.
     cdef readonly Py_ssize_t few
+    cdef double began  # when the trip of the only connection in use did
     cdef readonly Py_ssize_t used  # connections in use, or being made
     cdef readonly bint closed
 
@@ -104,10 +105,21 @@ cdef class CombiningPool:
     cdef free(self):
         # A connection that may be used at once. (Who is in line gets it next.)
         with cython.critical_section(self):
-            if self.idle and self.used < self.few and not self.closed:
+            if self.idle and not self.closed and not self.crowded():
                 self.used += 1
+                self.begin()
                 return self.idle.pop()
             return None
+
+    cdef bint crowded(self) noexcept:
+        # Does who comes now wait for a connection in use? Not for the only one, if its trip is longer than others.
+        if self.used < min(self.few, self.most):
+            return False
+        return self.used >= min(FEW, self.most) or monotonic() - self.began < SHORT
+
+    cdef void begin(self) noexcept:
+        if self.used == 1:
+            self.began = monotonic()
 
     cdef bint put_back(self, link) except -1:
         # If nobody waits for it.
@@ -123,7 +135,7 @@ cdef class CombiningPool:
             if self.closed:
                 caller.why, caller.ours = CLOSED, True
                 return False
-            if self.used >= min(self.few, self.most):
+            if self.crowded():
                 self.line.append(caller)
                 return True
             self.place(caller)
@@ -159,6 +171,7 @@ cdef class CombiningPool:
     cdef void place(self, Caller caller):
         # One more connection in use, an idle one if there is one; called in a critical section.
         self.used += 1
+        self.begin()
         caller.leads = True
         if self.idle:
             caller.link = self.idle.pop()
@@ -190,6 +203,7 @@ cdef class CombiningPool:
                 if caller.link is None:
                     caller.link = self._make()
                 began = monotonic()
+                self.begin()
                 replies = self.ask(batch, caller.link)
                 self.few = 1 if monotonic() - began < SHORT else FEW
                 if replies is None:  # the connection ended since it was used last
