@@ -17,7 +17,8 @@ from tiercache import Cache, Policy
 from tiercache.blocking import run
 
 STATUS = Path("/proc/self/status")
-GROWTH = 2**20  # bytes that the process may have grown by
+GROWTH = 3 * 2**20  # bytes that the process may have grown by: Python's allocator takes and gives back one MiB at a
+# time, and on CPython 3.13 goes up and down by two
 BLOCKS = 2_000  # blocks of Python's allocator, of which there is one for each object
 PATIENT: dict[str, Any] = {"connect_timeout": 30.0, "call_timeout": 30.0, "call_budget": 60.0}
 POLICY = Policy(negative_errors=(KeyError,), error_backoff=0.0001, error_backoff_max=0.0001, stale_if_error=0)
@@ -165,7 +166,7 @@ def test_memory_is_flat(
     amount: Callable[[int, int], int],
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Every kind of operation, thousands of times: the process has grown by less than a megabyte."""
+    """Every kind of operation, thousands of times: the process has grown by less than three megabytes."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     url = redis_server.url if tiers == 2 else None
