@@ -117,9 +117,12 @@ cdef class CombiningPool:
             return False
         return self.used >= min(FEW, self.most) or monotonic() - self.began < SHORT
 
-    cdef void begin(self) noexcept:
+    cdef double begin(self) noexcept:
+        # When a trip begins: now. Who comes meanwhile looks at it, if it is the only one.
+        cdef double now = monotonic()
         if self.used == 1:
-            self.began = monotonic()
+            self.began = now
+        return now
 
     cdef bint put_back(self, link) except -1:
         # If nobody waits for it.
@@ -202,8 +205,7 @@ cdef class CombiningPool:
             while replies is None:
                 if caller.link is None:
                     caller.link = self._make()
-                began = monotonic()
-                self.begin()
+                began = self.begin()
                 replies = self.ask(batch, caller.link)
                 self.few = 1 if monotonic() - began < SHORT else FEW
                 if replies is None:  # the connection ended since it was used last
