@@ -443,6 +443,20 @@ MUTANTS = [
         caught_by="tests/test_aio.py::test_a_task_that_ends_the_program_leaves_nobody_waiting",
     ),
     Mutant(
+        "a dead awaitable serves again though somebody found it",
+        "local/ready.pyx",
+        "        if Py_REFCNT(made) == 1:\n",
+        "        if True:\n",
+        caught_by="tests/test_awaitables.py::test_one_that_somebody_found_is_theirs",
+    ),
+    Mutant(
+        "the collector clears an awaitable that died with garbage and serves again",
+        "local/ready.pyx",
+        "@cython.no_gc_clear",
+        "#",
+        caught_by="tests/test_awaitables.py::test_the_collector_leaves_alone_what_serves_again",
+    ),
+    Mutant(
         "one connection is in use however long its trips are",
         "local/combining.pyx",
         "self.few = 1 if monotonic() - began < SHORT else FEW",

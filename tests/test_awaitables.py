@@ -365,3 +365,104 @@ def test_a_cycle_through_it_is_collected() -> None:
     del value
     gc.collect()
     assert watch() is None
+
+
+class Loud:
+    """A value that runs code when it goes."""
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        self.then = then
+
+    def __del__(self) -> None:
+        self.then()
+
+
+def spares() -> list[Any]:
+    """The dead ones that wait to serve again."""
+    gc.collect()
+    return [each for each in gc.get_objects() if type(each) is Ready and gc.get_referents(each) == [None]]
+
+
+@pytest.mark.parametrize("at_once", [1, 64, 65, 1000])
+def test_dead_ones_serve_again_each_with_its_own_value(at_once: int) -> None:
+    """Whether fewer or more of them are alive at once than may wait, and none that waits holds a value."""
+
+    class Value:
+        pass
+
+    for _ in range(3):
+        values = [Value() for _ in range(at_once)]
+        ready = [hit(value) for value in values]
+        assert len({id(each) for each in ready}) == at_once
+
+        async def main(ready: list[Any] = ready) -> list[Any]:
+            return [await each for each in ready]
+
+        assert all(got is value for got, value in zip(asyncio.run(main()), values, strict=True))
+        watches = [weakref.ref(value) for value in values]
+        del values, ready, main
+        assert not any(watch() for watch in watches)
+    assert 0 < len(spares()) <= 64
+
+
+def test_one_that_somebody_found_is_theirs() -> None:
+    """The collector shows the ones that wait; who takes hold of one keeps it, and it never gets another value."""
+    del (hits := [hit(n) for n in range(8)])[:]
+    found = spares()
+    assert len(found) >= 8 > len(hits)
+    others = [hit(n) for n in range(100)]
+    assert not {id(each) for each in found} & {id(each) for each in others}
+    assert [asyncio.run(awaited(each)) for each in range(3)] == [0, 1, 2]
+    for each in found:
+        with pytest.raises(StopIteration) as end:
+            next(each)
+        assert end.value.value is None
+
+
+def test_a_value_that_goes_may_await_hits_itself() -> None:
+    """More of them than may wait, while the one that held the value is on its way to those."""
+    got: list[Any] = []
+
+    def wave() -> None:
+        got.append([_value_of(each) for each in [hit(n) for n in range(200)]])
+
+    alive = [hit(Loud(wave)) for _ in range(70)]
+    del alive[:]
+    alive += [hit(n) for n in range(70)]  # none waits now
+    hit(Loud(wave))
+    assert got == [list(range(200))] * 71
+    assert len(spares()) == 64
+
+
+def test_the_collector_leaves_alone_what_serves_again() -> None:
+    """One that dies with a cycle may serve a hit at once, while the cycle is still being taken apart."""
+    kept: list[Any] = []
+
+    # The collector does not track code, so what its end sets off runs in the middle of the collector's work.
+    code = compile("pass", "untracked", "exec")
+    watch = weakref.ref(code, lambda _: kept.extend(hit(n) for n in range(100)))
+    gc.collect()
+    alive = [hit(n) for n in range(70)]  # none waits now
+    cycle: list[Any] = []
+    dying = [Ready(cycle) for _ in range(40)]
+    cycle += [code, *dying]  # a list is emptied from its end
+    del cycle, dying, code
+    gc.collect()
+    assert watch() is None
+    assert [_value_of(each) for each in alive + kept] == [*range(70), *range(100)]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="None is not counted any more")
+def test_none_is_counted_as_often_up_as_down() -> None:
+    """It stands in for the value of one that waits."""
+    before = sys.getrefcount(None)
+    for _ in range(10_000):
+        hit(7)
+    assert abs(sys.getrefcount(None) - before) < 100
+
+
+def _value_of(ready: Any) -> Any:
+    try:
+        next(ready)
+    except StopIteration as end:
+        return end.value

@@ -8,16 +8,14 @@ from tiercache.local.alias cimport (
 )
 from tiercache.local.clock cimport latest as read_latest, monotonic as read_clock
 from tiercache.local.lru cimport LRU, seek, text_hash
-from tiercache.local.ready cimport ready
+from tiercache.local.ready cimport Ready, ready
+from tiercache.local.references cimport Py_INCREF, Py_XINCREF, owned
 from tiercache.local.table cimport Table, hit, hit_at
 
 
 def monotonic():
     """Seconds of the monotonic clock that tier 1 reads."""
     return read_clock()
-
-
-cdef object MISSING = object()
 
 
 cdef class Face:
@@ -39,48 +37,43 @@ cdef class Face:
         # Now, or a little later.
         return read_latest() if self.clock is None else self.told()
 
-    cdef inline object look(self, PyObject* key):
-        # The value of a plain hit, else MISSING.
+    cdef inline PyObject* look(self, PyObject* key) except? NULL:
+        # A reference to the value of a plain hit; NULL: it is none.
         # Keys with a # are not what the table has: there it stands before a digest.
         cdef PyObject* value
         cdef double latest
         if not PyUnicode_CheckExact(key) or PyUnicode_READ_CHAR(<object>key, 0) == c"#":
-            return MISSING
+            return NULL
         if self.table is None or self._detour:
-            return MISSING
+            return NULL
         latest = self.latest()
         with cython.critical_section(self.table):
             value = hit(self.table, key, latest)
-            return MISSING if value == NULL else <object>value
+            Py_XINCREF(value)
+        return value
 
     def get(self, key, default=None):
         """The cached value of `key`, else `default`; runs no loader and waits for none."""
-        value = self.look(<PyObject*>key)
-        return self._get(key, default) if value is MISSING else value
+        cdef PyObject* value = self.look(<PyObject*>key)
+        return self._get(key, default) if value == NULL else owned(value)
 
     def get_or_load(self, key, loader, *, ttl=None, **policy):
         """The value of `key`: cached, or from `loader()`, which runs once in the whole fleet.
 
         Any field of `Policy` can be given for this call; seconds.
         """
-        if not (policy and "copy" in policy):
-            value = self.look(<PyObject*>key)
-            if value is not MISSING:
-                return value
-        return self._get_or_load(key, loader, ttl, policy)
+        cdef PyObject* value = NULL if policy and "copy" in policy else self.look(<PyObject*>key)
+        return self._get_or_load(key, loader, ttl, policy) if value == NULL else owned(value)
 
     def aget(self, key, default=None):
         """Awaitable `get`."""
-        value = self.look(<PyObject*>key)
-        return self._aget(key, default) if value is MISSING else ready(value)
+        cdef PyObject* value = self.look(<PyObject*>key)
+        return self._aget(key, default) if value == NULL else ready(value)
 
     def aget_or_load(self, key, loader, *, ttl=None, **policy):
         """Awaitable `get_or_load`; `loader` may be a coroutine function or any other callable."""
-        if not (policy and "copy" in policy):
-            value = self.look(<PyObject*>key)
-            if value is not MISSING:
-                return ready(value)
-        return self._aget_or_load(key, loader, ttl, policy)
+        cdef PyObject* value = NULL if policy and "copy" in policy else self.look(<PyObject*>key)
+        return self._aget_or_load(key, loader, ttl, policy) if value == NULL else ready(value)
 
 
 cdef extern from "fastcall.h":
@@ -94,31 +87,31 @@ cdef extern from "fastcall.h":
 
 
 cdef object quick_get(PyObject* method, PyObject* const* args, size_t flags, PyObject* names):
-    value = quick(args, flags, names, 2)
-    return slow_get(method, args, flags, names) if value is MISSING else value
+    cdef PyObject* value = quick(args, flags, names, 2)
+    return slow_get(method, args, flags, names) if value == NULL else owned(value)
 
 
 cdef object quick_aget(PyObject* method, PyObject* const* args, size_t flags, PyObject* names):
-    value = quick(args, flags, names, 2)
-    return slow_aget(method, args, flags, names) if value is MISSING else ready(value)
+    cdef PyObject* value = quick(args, flags, names, 2)
+    return slow_aget(method, args, flags, names) if value == NULL else ready(value)
 
 
 cdef object quick_get_or_load(PyObject* method, PyObject* const* args, size_t flags, PyObject* names):
-    value = quick(args, flags, names, 3)
-    return slow_get_or_load(method, args, flags, names) if value is MISSING else value
+    cdef PyObject* value = quick(args, flags, names, 3)
+    return slow_get_or_load(method, args, flags, names) if value == NULL else owned(value)
 
 
 cdef object quick_aget_or_load(PyObject* method, PyObject* const* args, size_t flags, PyObject* names):
-    value = quick(args, flags, names, 3)
-    return slow_aget_or_load(method, args, flags, names) if value is MISSING else ready(value)
+    cdef PyObject* value = quick(args, flags, names, 3)
+    return slow_aget_or_load(method, args, flags, names) if value == NULL else ready(value)
 
 
-cdef inline object quick(PyObject* const* args, size_t flags, PyObject* names, Py_ssize_t least):
+cdef inline PyObject* quick(PyObject* const* args, size_t flags, PyObject* names, Py_ssize_t least) except? NULL:
     # The value of a plain hit, if the call is of the usual form: a face, a key, not more than one other by position.
     cdef Py_ssize_t count = PyVectorcall_NARGS(flags)
     if least <= count <= 3 and is_silent(names) and isinstance(<object>args[0], Face):
         return (<Face>args[0]).look(args[1])
-    return MISSING
+    return NULL
 
 
 cdef str TTL = "ttl"  # the object that calls have too: names are interned
@@ -191,7 +184,7 @@ cdef class Call:
             value = <object>table.lru.slots[at].value
             if hash:
                 self.aliases.remember(hash, array, positional, len(given), names, table.lru, at)
-        return ready(value) if self.awaited else value
+        return Ready(value) if self.awaited else value
 
 
 cdef object formatted(PyObject* self, PyObject* const* args, Py_ssize_t positional, Py_ssize_t given, PyObject* names):
@@ -217,7 +210,8 @@ cdef object call(PyObject* self, PyObject* const* args, size_t flags, PyObject* 
             at = slot_of(<Aliases>aliases, args, positional, given, names, <LRU>lru)
             value = hit_at(<Table>table, at, latest) if at else NULL
             if value != NULL:
-                return ready(<object>value) if (<Call>self).awaited else <object>value
+                Py_INCREF(value)
+                return ready(value) if (<Call>self).awaited else owned(value)
     return formatted(self, args, positional, given, names)
 
 

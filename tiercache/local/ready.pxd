@@ -1,9 +1,8 @@
+from cpython.ref cimport PyObject
+
+
 cdef class Ready:
     cdef object value
 
 
-cdef inline Ready ready(object value):
-    # What Ready(value) makes, without packing arguments.
-    cdef Ready made = Ready.__new__(Ready)
-    made.value = value
-    return made
+cdef object ready(PyObject* value)

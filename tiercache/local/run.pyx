@@ -1,6 +1,9 @@
 """A coroutine that never suspends, as a call."""
 from cpython.ref cimport PyObject
 
+from tiercache.local.references cimport owned
+
+
 cdef extern from "Python.h":
     ctypedef enum PySendResult:
         PYGEN_RETURN
@@ -8,18 +11,12 @@ cdef extern from "Python.h":
         PYGEN_NEXT
     PySendResult PyIter_Send(object coroutine, object given, PyObject** result) except PYGEN_ERROR
 
-cdef extern from *:
-    """
-    static inline PyObject* tiercache_given(PyObject* result) { return result; }
-    """
-    object given "tiercache_given"(PyObject* result)  # a reference that is ours from here on
-
 
 def run(coroutine):
     """The result of a coroutine that never suspends."""
     cdef PyObject* sent = NULL
     cdef PySendResult how = PyIter_Send(coroutine, None, &sent)
-    result = given(sent)
+    result = owned(sent)
     if how == PYGEN_RETURN:  # without a StopIteration
         return result
     coroutine.close()
