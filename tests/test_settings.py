@@ -1,6 +1,7 @@
 """The settings of a cache: each checked by name when it is made, without I/O, threads or traces."""
 
 import asyncio
+import dis
 import gc
 import socket
 import threading
@@ -8,6 +9,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import cachetools
 import pytest
@@ -266,3 +268,40 @@ def test_closing_twice_is_no_harm() -> None:
     for cache in (Cache(), Cache(NOWHERE)):
         cache.close()
         cache.close()
+
+
+# The object.
+
+
+class Mine(Cache):
+    """A user's own kind of cache, with what it needs."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        super().__init__()
+
+
+def test_users_may_add_to_a_cache() -> None:
+    """Attributes of their own, before it is made and after, and tests that replace a method of one cache."""
+    cache: Any = Mine("catalogue")
+    cache.other = 1
+    assert (cache.label, cache.other) == ("catalogue", 1)
+    plain: Any = Cache()
+    plain.label = "plain"
+    with mock.patch.object(plain, "get", return_value="replaced"):
+        assert plain.get("k") == "replaced"
+    assert plain.get("k") is None
+    assert vars(plain) == {"label": "plain"}
+
+
+@pytest.mark.parametrize("method", ["get", "get_or_load", "aget", "aget_or_load"])
+def test_the_interpreter_remembers_where_a_hits_method_is(method: str) -> None:
+    """What it looks up at every call costs as much as the rest of a hit; so nothing of ours is in a cache's dict."""
+    cache = Cache()
+    assert vars(Cache()) == {}
+    cache.set("k", 1, ttl=60)
+    scope: dict[str, Any] = {}
+    exec(f"def calls(cache):\n for _ in range(1000):\n  cache.{method}('k', None)", scope)
+    scope["calls"](cache)
+    [found] = [each.opname for each in dis.get_instructions(scope["calls"], adaptive=True) if each.argval == method]
+    assert found not in ("LOAD_METHOD", "LOAD_METHOD_ADAPTIVE", "LOAD_ATTR", "LOAD_ATTR_ADAPTIVE")

@@ -69,6 +69,10 @@ class Cache(Face, Decorators):
     The constructor does no I/O and starts no thread. Raises PolicyError, ValueError or TypeError for bad settings.
     """
 
+    __slots__ = (
+        "_finalizer", "_functions", "_policies", "_process", "_shared", "_templates", "codec", "namespace", "policy",
+    )  # fmt: skip
+
     def __init__(
         self,
         url: str | None = None,

@@ -275,6 +275,8 @@ class _ClassMethods:
 class Decorators:
     """The `cached` method of a cache."""
 
+    __slots__ = ()
+
     @overload
     def cached(self, function: Callable[P, Coroutine[Any, Any, "Loaded[T]"]], /) -> CachedCoroutineFunction[P, T]: ...
     @overload

@@ -2,6 +2,7 @@
 cimport cython
 from cpython.ref cimport PyObject
 from cpython.unicode cimport PyUnicode_READ_CHAR
+from cpython.version cimport PY_VERSION_HEX
 
 from tiercache.local.alias cimport (
     MOST, Aliases, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyUnicode_CheckExact, call_hash, slot_of,
@@ -9,7 +10,7 @@ from tiercache.local.alias cimport (
 from tiercache.local.clock cimport latest as read_latest, monotonic as read_clock
 from tiercache.local.lru cimport LRU, seek, text_hash
 from tiercache.local.ready cimport Ready, ready
-from tiercache.local.references cimport Py_INCREF, Py_XINCREF, owned
+from tiercache.local.references cimport Py_CLEAR, Py_INCREF, Py_XINCREF, owned
 from tiercache.local.table cimport Table, hit, hit_at
 
 
@@ -18,12 +19,22 @@ def monotonic():
     return read_clock()
 
 
+cdef extern from "Python.h":
+    PyObject** _PyObject_GetDictPtr(object) noexcept
+
+
 cdef class Face:
     """`get` and `get_or_load`, in both colours, on a table; `Cache` adds the rest."""
 
     cdef readonly Table table
     cdef object clock                 # None: the C clock
     cdef public bint _detour          # no value leaves by the short way: it is to be copied, or told of
+    cdef dict __dict__                # for what a user adds
+    cdef object __weakref__
+
+    def __cinit__(self):
+        if PY_VERSION_HEX >= 0x030C0000:  # where methods are found faster without it; it comes when it is needed
+            Py_CLEAR(_PyObject_GetDictPtr(self)[0])
 
     def __init__(self, Table table not None, clock=None, bint detour=False):
         self.table = table

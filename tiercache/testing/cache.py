@@ -28,6 +28,8 @@ class MemoryCache(Cache):
     `clock`: whose seconds tier 1 counts (default: the fleet's). The other settings are those of `Cache`.
     """
 
+    __slots__ = ("_memory", "_test_clock")
+
     def __init__(
         self, memory: MemoryRedis | None = None, *, clock: Callable[[], float] | None = None, **settings: Any
     ) -> None:
