@@ -9,7 +9,7 @@ import sys
 import traceback
 import types
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -125,12 +125,28 @@ WAYS: list[Callable[[Any], Coroutine[Any, Any, Any]]] = [
 ]
 
 
+@pytest.fixture(params=["asyncio", "debug", "uvloop", "eager tasks", "tasks in Python"])
+def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
+    """Runs coroutines on a loop of each kind."""
+    kind = request.param
+    make = pytest.importorskip("uvloop").new_event_loop if kind == "uvloop" else None
+    with asyncio.Runner(debug=kind == "debug", loop_factory=make) as runner:
+        if kind == "eager tasks":
+            if sys.version_info < (3, 12):
+                pytest.skip("eager tasks came with 3.12")
+            runner.get_loop().set_task_factory(asyncio.eager_task_factory)
+        if kind == "tasks in Python":
+            runner.get_loop().set_task_factory(
+                lambda loop, coroutine, **given: asyncio.tasks._PyTask(coroutine, loop=loop, **given)  # type: ignore[attr-defined]
+            )
+        yield runner
+
+
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-@pytest.mark.parametrize("debug", [False, True], ids=["", "debug"])
-def test_the_value_comes_as_it_is(way: Any, value: Any, debug: bool) -> None:
+def test_the_value_comes_as_it_is(way: Any, value: Any, runner: asyncio.Runner) -> None:
     """Whatever the value is, an exception or a tuple too, it is returned and never raised or unpacked."""
-    assert asyncio.run(way(value), debug=debug) is value
+    assert runner.run(way(value)) is value
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
