@@ -1,8 +1,9 @@
-"""Writes the figures of docs/performance.md from a file of results: python benchmarks/report.py
+"""Writes the figures of docs/performance.md from a file of results, and the gate's: python benchmarks/report.py
 
 Each block of the page between `<!-- figures: NAME -->` and `<!-- end of figures: NAME -->` is one function's.
 """
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ PAGE, FILE, PICTURES = (
     Path(__file__).parent / "results.json",
     ROOT / "docs" / "pictures",
 )
+INSTRUCTIONS = Path(__file__).parent / "instructions"
 BLOCK = re.compile(r"(?<=<!-- figures: )(?P<name>[\w-]+) -->\n.*?(?=<!-- end of figures: (?P=name) -->)", re.S)
 
 
@@ -75,6 +77,14 @@ def timed(group: str) -> Callable[[Results], str]:
         return table(("call", "each", "beside its yardstick", "differs by"), rows, left=(0, 2, 3))
 
     return block
+
+
+def interpreters(_: Results) -> str:
+    """The gate's ratios: a row for each hit, a column for each version of Python."""
+    files = [json.loads(path.read_text()) for path in sorted(INSTRUCTIONS.glob("*.json"))]
+    heads = [str(file["python"]).partition(",")[0] for file in files]
+    rows = [(name, *(f"{file['ratios'][name]:.2f}" for file in files)) for name in files[0]["ratios"]]
+    return table(("call", *heads), rows)
 
 
 def faster(results: Results) -> str:
@@ -152,6 +162,7 @@ TIMED = ("hit", "hit-decorated", "hit-async", "tier2", "tier2-concurrent", "miss
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "machine": machine,
     "goals": goals,
+    "interpreters": interpreters,
     "faster": faster,
     "herd": herd,
     "waking": waking,

@@ -177,9 +177,9 @@ def test_get_on_all_cores(row: Row, cache: Cache) -> None:
     row.time(reading(cache.get))
 
 
-@ONE_CORE
-def test_socket(row: Row, client: redis.Redis) -> None:
-    row.note("tier2", "a bare socket", "peer", SYNC, "sends GET and receives: no client can do less")
+@pytest.fixture
+def bare(client: redis.Redis) -> Iterator[Callable[[str], Any]]:
+    """A GET and its answer on a socket: no client can do less."""
     connection = client.connection_pool.get_connection()
     packed = {key: b"".join(connection.pack_command("GET", key)) for key in keys_of(0)}
 
@@ -187,8 +187,19 @@ def test_socket(row: Row, client: redis.Redis) -> None:
         connection._sock.sendall(packed[key])
         connection._sock.recv(4096)
 
-    row.time(reading(get))
+    yield get
     client.connection_pool.release(connection)
+
+
+@ONE_CORE
+def test_socket(row: Row, bare: Callable[[str], Any]) -> None:
+    row.note("tier2", "a bare socket", "peer", SYNC, "sends GET and receives: no client can do less")
+    row.time(reading(bare))
+
+
+def test_socket_on_all_cores(row: Row, bare: Callable[[str], Any]) -> None:
+    row.note("tier2", "a bare socket, on all cores", "peer", f"{SYNC}, on all cores", "no client can do less")
+    row.time(reading(bare))
 
 
 @ONE_CORE
