@@ -1,6 +1,5 @@
-# References counted by hand. A value on its way to a caller is counted once and handed on: CPython 3.12 and later count
-# up in 32 bits and down in 64, and who counts one object down just after up waits for the memory, longer than for all
-# the rest of a hit.
+# References counted by hand. A value on its way to a caller is counted once and handed on: CPython 3.12 and 3.13 count
+# up in 32 bits and down in 64, and who counts an object down just after up waits for the memory, a fifth of a hit.
 from cpython.ref cimport PyObject
 
 
