@@ -44,6 +44,22 @@ def threads_of_event(waiters: int) -> float:
     return _threads(waiters, event.wait, end) - ended[0]
 
 
+def threads_of_lock(waiters: int) -> float:
+    """Threads that go through one bare lock, each letting the next through: no less can be done for them."""
+    lock, ended = threading.Lock(), list[float]()
+    lock.acquire()
+
+    def go_through() -> None:
+        with lock:
+            pass
+
+    def end() -> None:
+        ended.append(time.perf_counter())
+        lock.release()
+
+    return _threads(waiters, go_through, end) - ended[0]
+
+
 def _threads(waiters: int, wait: Callable[[], Any], end: Callable[[], Any]) -> float:
     woken: list[float] = []
 
