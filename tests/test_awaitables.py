@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
+from loops import KINDS, runner_of
 
 from tiercache.local.face import Face
 from tiercache.local.ready import Ready
@@ -125,20 +126,10 @@ WAYS: list[Callable[[Any], Coroutine[Any, Any, Any]]] = [
 ]
 
 
-@pytest.fixture(params=["asyncio", "debug", "uvloop", "eager tasks", "tasks in Python"])
+@pytest.fixture(params=[*KINDS, "eager tasks"])
 def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
     """Runs coroutines on a loop of each kind."""
-    kind = request.param
-    make = pytest.importorskip("uvloop").new_event_loop if kind == "uvloop" else None
-    with asyncio.Runner(debug=kind == "debug", loop_factory=make) as runner:
-        if kind == "eager tasks":
-            if sys.version_info < (3, 12):
-                pytest.skip("eager tasks came with 3.12")
-            runner.get_loop().set_task_factory(asyncio.eager_task_factory)
-        if kind == "tasks in Python":
-            runner.get_loop().set_task_factory(
-                lambda loop, coroutine, **given: asyncio.tasks._PyTask(coroutine, loop=loop, **given)  # type: ignore[attr-defined]
-            )
+    with runner_of(request.param) as runner:
         yield runner
 
 

@@ -5,10 +5,11 @@ import contextvars
 import gc
 import sys
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
+from loops import KINDS, runner_of
 
 from tiercache.local.waiter import Waiter, end_all
 
@@ -27,35 +28,11 @@ async def waiting(waiters: list[Waiter], wait: Callable[[Waiter], Coroutine[Any,
     return tasks
 
 
-async def in_python(main: Coroutine[Any, Any, Any]) -> Any:
-    """On tasks that are written in Python, as a debugger's are."""
-    asyncio.get_running_loop().set_task_factory(
-        lambda loop, coroutine, **given: asyncio.tasks._PyTask(coroutine, loop=loop, **given)  # type: ignore[attr-defined]
-    )
-    return await asyncio.ensure_future(main)
-
-
-def on_uvloop(main: Coroutine[Any, Any, Any]) -> Any:
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
-
-
-LOOPS = {
-    "asyncio": asyncio.run,
-    "debug": lambda main: asyncio.run(main, debug=True),
-    "uvloop": on_uvloop,
-    "tasks in Python": lambda main: asyncio.run(in_python(main)),
-}
-
-
-@pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture(params=KINDS)
+def run(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Runs a coroutine on a loop of each kind."""
-    if request.param == "uvloop":
-        pytest.importorskip("uvloop")  # before there is a coroutine that nobody would await
-    return LOOPS[request.param]
+    with runner_of(request.param) as runner:
+        yield runner.run
 
 
 def test_one_call_lets_all_go_on_in_their_order(run: Any) -> None:
