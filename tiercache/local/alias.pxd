@@ -1,6 +1,7 @@
 from cpython.ref cimport PyObject
 
 from tiercache.local.lru cimport LRU, PyUnicode_Compare, same_text, text_hash
+from tiercache.local.references cimport Py_None
 
 
 cdef struct Alias:
@@ -38,7 +39,6 @@ cdef extern from "Python.h":
     bint PyLong_CheckExact(PyObject*) noexcept
     bint PyUnicode_CheckExact(PyObject*) noexcept
     bint PyBytes_CheckExact(PyObject*) noexcept
-    PyObject* Py_None
     Py_hash_t PyObject_Hash(PyObject*) noexcept
     int PyObject_RichCompareBool(PyObject*, PyObject*, int) noexcept
     int Py_EQ

@@ -2,7 +2,7 @@
 cimport cython
 from cpython.ref cimport PyObject
 
-from tiercache.local.references cimport Py_DECREF, Py_INCREF, Py_REFCNT, Py_SET_REFCNT, owned
+from tiercache.local.references cimport Py_DECREF, Py_INCREF, Py_None, Py_REFCNT, Py_SET_REFCNT, owned
 
 from collections.abc import Coroutine
 
@@ -14,13 +14,12 @@ cdef extern from "ended.h":
 cdef extern from *:
     """
     #ifdef Py_GIL_DISABLED
-    #define TIERCACHE_SPARES 0
+    #define TIERCACHE_GIL 0
     #else
-    #define TIERCACHE_SPARES 64
+    #define TIERCACHE_GIL 1
     #endif
     """
-    Py_ssize_t SPARES "TIERCACHE_SPARES"
-    PyObject* Py_None
+    bint GIL "TIERCACHE_GIL"
 
 
 @cython.final
@@ -57,7 +56,10 @@ Coroutine.register(Ready)
 # awaited hit. A spare one stays tracked, and the reference that keeps it alive is ours; if somebody else found it
 # there, it is theirs. One that died in the middle of a collection may serve before that has ended: so the collector
 # clears none.
-cdef PyObject* spares[64]
+cdef enum:
+    SPARES = 64
+
+cdef PyObject* spares[SPARES]
 cdef Py_ssize_t spare = 0
 
 
@@ -114,7 +116,7 @@ cdef void ready_dealloc(PyObject* self) noexcept:
     global spare
     cdef PyObject* value = value_of(self)[0]
     let_go(value)
-    if spare >= SPARES:
+    if spare == SPARES or not GIL:
         dealloc(self)
         return
     Py_INCREF(Py_None)

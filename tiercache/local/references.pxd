@@ -8,6 +8,7 @@ cdef extern from *:
     #define tiercache_owned(reference) (reference)
     """
     object owned "tiercache_owned"(PyObject* reference)  # the reference becomes Cython's own
+    PyObject* Py_None
     void Py_INCREF(PyObject*) noexcept
     void Py_XINCREF(PyObject*) noexcept
     void Py_DECREF(PyObject*) noexcept
