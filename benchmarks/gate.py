@@ -26,7 +26,8 @@ from hits import EMPTY, HITS, loop, names
 
 TIMES = 1000
 TOLERANCE = 0.05
-FILE = Path(__file__).parent / "instructions" / f"{sys.version_info[0]}.{sys.version_info[1]}.json"
+INSTRUCTIONS = Path(__file__).parent / "instructions"
+FILE = INSTRUCTIONS / f"{sys.version_info[0]}.{sys.version_info[1]}.json"
 STATEMENTS = tuple(dict.fromkeys(statement for hit in HITS for statement in (hit.ours, hit.yardstick)))
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gate import INSTRUCTIONS
 from goals import GOALS
 from results import Results, Row
 
@@ -17,7 +18,6 @@ PAGE, FILE, PICTURES = (
     Path(__file__).parent / "results.json",
     ROOT / "docs" / "pictures",
 )
-INSTRUCTIONS = Path(__file__).parent / "instructions"
 BLOCK = re.compile(r"(?<=<!-- figures: )(?P<name>[\w-]+) -->\n.*?(?=<!-- end of figures: (?P=name) -->)", re.S)
 
 
